@@ -1,0 +1,293 @@
+"""Variational auto-encoder with a Bernoulli decoder on static binary MNIST (Kingma and Welling 2014, arXiv:1312.6114).
+
+    python code/a3_vae_template.py               20 latent dimensions
+    python code/a3_vae_template.py --zdim 2      2 latent dimensions, with the manifold
+    python code/a3_vae_template.py --quick       the same in half a minute, small
+
+@measured
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from scipy.stats import norm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
+import experiment
+import extras
+import figures
+from datasets import BINARY, bmnist
+
+
+class Encoder(nn.Module):
+    """q(z|x): images to the mean and the standard deviation of a diagonal Gaussian (Equation 13)."""
+
+    def __init__(self, hidden_dim=500, z_dim=20):
+        super().__init__()
+        self.hidden = nn.Linear(784, hidden_dim)
+        self.out = nn.Linear(hidden_dim, 2 * z_dim)
+
+    def forward(self, input):
+        mean, pre_std = self.out(F.gelu(self.hidden(input))).float().chunk(2, dim=-1)  # each [B, z]
+        return mean, F.softplus(pre_std) + 1e-5
+
+
+class Decoder(nn.Module):
+    """p(x|z): codes to the means of 784 independent Bernoulli pixels (Equation 4)."""
+
+    def __init__(self, hidden_dim=500, z_dim=20):
+        super().__init__()
+        self.hidden = nn.Linear(z_dim, hidden_dim)
+        self.out = nn.Linear(hidden_dim, 784)
+
+    def logits(self, input):
+        return self.out(F.gelu(self.hidden(input))).float()  # [..., 784]
+
+    def forward(self, input):
+        return torch.sigmoid(self.logits(input))
+
+
+class VAE(nn.Module):
+    def __init__(self, hidden_dim=500, z_dim=20):
+        super().__init__()
+        self.z_dim = z_dim
+        self.beta = 1.0  # weight of the KL term in training; the bound itself has 1
+        self.encoder = Encoder(hidden_dim, z_dim)
+        self.decoder = Decoder(hidden_dim, z_dim)
+
+    def terms(self, input):
+        """The terms of the bound in nats, each [B]: E_q[log p(x|z)] from one sample of z, and KL(q(z|x) || p(z))."""
+        x = input.flatten(1)  # [B, 784]
+        mean, std = self.encoder(x)
+        z = mean + std * torch.randn_like(mean)  # reparametrised, fresh noise for every image
+        reconstruction = -F.binary_cross_entropy_with_logits(self.decoder.logits(z), x, reduction="none").sum(1)
+        kl = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).sum(1)
+        return reconstruction, kl
+
+    def forward(self, input):
+        """The average negative bound in nats per image; while training, its KL term is weighted by beta."""
+        reconstruction, kl = self.terms(input)
+        return ((self.beta if self.training else 1) * kl - reconstruction).mean()
+
+    @torch.no_grad()
+    def sample(self, n_samples):
+        """Ancestral sampling: (images drawn from the Bernoullis, their means), each [n, 1, 28, 28]."""
+        z = torch.randn(n_samples, self.z_dim, device=self.decoder.out.weight.device)
+        im_means = self.decoder(z).view(-1, 1, 28, 28)
+        return torch.bernoulli(im_means), im_means
+
+
+def epoch_iter(model, data, optimizer, schedule=None):
+    """One pass over `data`, learning if the model is in training mode. Returns the average bound in nats per image."""
+    device = next(model.parameters()).device
+    elbo, images, losses = 0, 0, []
+    for x in data:
+        x = x.to(device)
+        with torch.set_grad_enabled(model.training), experiment.autocast(device, model.training):
+            reconstruction, kl = model.terms(x)
+        if model.training:
+            loss = (model.beta * kl - reconstruction).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            losses.append(loss.detach())
+        elbo = elbo + (reconstruction - kl).detach().sum()  # the last batch is smaller: sum now, divide at the end
+        images += len(x)
+    experiment.require_finite(losses)
+    return float(elbo) / images
+
+
+def run_epoch(model, data, optimizer, schedule=None):
+    """One epoch of training and one of validation. Returns the two average bounds."""
+    traindata, valdata = data
+    model.train()
+    train_elbo = epoch_iter(model, traindata, optimizer, schedule)
+    model.eval()
+    val_elbo = epoch_iter(model, valdata, optimizer)
+    return train_elbo, val_elbo
+
+
+@torch.no_grad()
+def diagnose(model, data):
+    """(average reconstruction term, average KL term, number of active units) over a split.
+
+    A unit is active when the encoder's mean varies over the data with a variance above 0.01 (Burda et al. 2016)."""
+    device = next(model.parameters()).device
+    reconstruction, kl = (torch.cat(parts).mean() for parts in zip(*(model.terms(x.to(device)) for x in data)))
+    means = torch.cat([model.encoder(x.to(device).flatten(1))[0] for x in data])
+    return float(reconstruction), float(kl), int((means.var(0) > 0.01).sum())
+
+
+@torch.no_grad()
+def log_likelihood(model, data, n_samples):
+    """(average bound, average estimate of log p(x)) in nats, by importance sampling from q with `n_samples` an image:
+
+    log p(x) ~ log (1/S) sum_s p(x|z_s) p(z_s) / q(z_s|x), a lower bound in expectation that rises with S (IWAE)."""
+    device = next(model.parameters()).device
+    chunk = min(n_samples, 250)
+    bound, estimate, images = 0.0, 0.0, 0
+    for batch in data:
+        for x in batch.to(device).flatten(1).split(20):
+            mean, std = model.encoder(x)
+            log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
+            log_mean = torch.zeros_like(log_sum)
+            for start in range(0, n_samples, chunk):
+                eps = torch.randn(min(chunk, n_samples - start), *mean.shape, device=device)  # [S, B, z]
+                z = mean + std * eps
+                logits = model.decoder.logits(z)  # [S, B, 784]
+                # log Bern(x | sigmoid(l)) = x l - softplus(l), summed over pixels
+                log_px_z = torch.einsum("sbm,bm->sb", logits, x) - F.softplus(logits).sum(-1)
+                log_ratio = (0.5 * (eps**2 - z**2) + std.log()).sum(-1)  # log p(z) - log q(z|x)
+                log_w = (log_px_z + log_ratio).double()
+                log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
+                log_mean += log_w.sum(0)
+            bound += float(log_mean.sum()) / n_samples
+            estimate += float((log_sum - math.log(n_samples)).sum())
+            images += len(x)
+    return bound / images, estimate / images
+
+
+def save_elbo_plot(train_curve, val_curve, filename, title=""):
+    """The bounds against the epoch, from the untrained model at epoch 0."""
+    figures.curves(
+        filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
+        ylabel="bound on log p(x), nats per image", title=title,
+        second_axis=("bits per dimension", lambda nats: -nats / (784 * math.log(2)), lambda bits: -bits * 784 * math.log(2)),
+    )  # fmt: skip
+
+
+def manifold_grid(n=20):
+    """n x n codes at interior percentiles of the prior, through the inverse normal CDF; z_2 grows upwards."""
+    percentiles = norm.ppf((torch.arange(n) + 0.5) / n)  # 2.5 % to 97.5 % for n = 20: all finite
+    line = torch.tensor(percentiles, dtype=torch.float32)
+    return torch.stack([line.repeat(n), line.flip(0).repeat_interleave(n)], 1)  # [n * n, 2]
+
+
+@torch.no_grad()
+def snapshot(model, z):
+    """The decoder's means as grey values, to be kept until the figures are drawn."""
+    return (255 * model.decoder(z.to(next(model.parameters()).device))).round().to(torch.uint8).cpu()
+
+
+def stages(epochs):
+    """The epochs whose samples are shown: before, a quarter, half-way, three quarters, after."""
+    return sorted({epochs * quarter // 4 for quarter in range(5)})
+
+
+def stage_name(epoch, epochs):
+    names = {0: "untrained", epochs // 2: "half-way", epochs: "after training"}
+    return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
+
+
+def save_figures(run, title, grids, manifolds, uniforms):
+    """What Questions 1.13 to 1.15 ask for. `grids` and `manifolds` hold grey values by epoch."""
+    save_elbo_plot(run.column("train_elbo"), run.column("val_elbo"), run.figure("elbo.pdf"), title)
+    reconstruction, kl = [-value for value in run.column("val_reconstruction")], run.column("val_kl")
+    figures.curves(
+        run.figure("terms.pdf"), run.column("epoch"),
+        {"reconstruction, -log p(x|z)": reconstruction, "KL(q(z|x) || p(z))": kl},
+        ylabel="nats per image (validation)", title=title, ylim=(0, 1.3 * (reconstruction[1] + kl[1])),
+    )  # fmt: skip
+    means = {stage_name(epoch, run.epochs): grids[epoch].float() / 255 for epoch in stages(run.epochs)}
+    draws = {name: (uniforms < mean).float() for name, mean in means.items()}
+    figures.image_grids(run.figure("samples-means.png"), means, 6, f"{title}: means of p(x|z), the same z in all")
+    figures.image_grids(run.figure("samples-draws.png"), draws, 6, f"{title}: drawn from p(x|z), the same z in all")
+    for part, epoch in ("before", 0), ("half-way", run.epochs // 2), ("after", run.epochs):
+        if epoch in manifolds:
+            caption = f"{title}, {stage_name(epoch, run.epochs)}"
+            figures.image_grids(run.figure(f"manifold-{part}.png"), {caption: manifolds[epoch].float() / 255}, 20)
+
+
+def main():
+    train, val, test = bmnist(ARGS.data_root, ARGS.batch_size, data=ARGS.data)
+    run = experiment.Run(ARGS, __file__, f"vae-z{ARGS.zdim}", train.name, ARGS.epochs)
+    print(f"Data:   {train.title}, {train.source}")
+    if ARGS.quick:
+        train, val, test = train.subset(5000), val.subset(1000), test.subset(500)
+    train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
+
+    torch.manual_seed(ARGS.seed)
+    model = VAE(ARGS.hidden, ARGS.zdim).to(run.device)
+    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=0.05, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, ARGS.lr, total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
+    )
+    codes = torch.randn(36, ARGS.zdim)  # the same in every picture of every epoch
+    uniforms = torch.rand(36, 784)
+    grids, manifolds, best = [], {}, None
+
+    if state := run.load():
+        experiment.fill(model, state["model"], run.checkpoint)
+        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
+        schedule.load_state_dict(state["schedule"])
+        grids, manifolds, best = state["grids"], state["manifolds"], state["best"]
+
+    for epoch in range(len(run.history), ARGS.epochs + 1):
+        run.seed(epoch)
+        if epoch == 0:  # the untrained model: near 784 ln 2 = 543.4 nats
+            model.eval()
+            train_elbo, val_elbo = epoch_iter(model, train, None), epoch_iter(model, val, None)
+        else:
+            model.beta = ARGS.beta * min(1.0, epoch / (ARGS.warmup + 1))
+            train_elbo, val_elbo = run_epoch(model, (run.watch(train), val), optimizer, schedule)
+        reconstruction, kl, active = diagnose(model, val)
+        run.record(
+            epoch, train_elbo=train_elbo, val_elbo=val_elbo,
+            val_reconstruction=reconstruction, val_kl=kl, active_units=active,
+        )  # fmt: skip
+        if val_elbo >= max(run.column("val_elbo")):
+            best = {name: value.clone() for name, value in model.state_dict().items()}
+        grids.append(snapshot(model, codes))
+        if ARGS.zdim == 2 and epoch in (0, ARGS.epochs // 2, ARGS.epochs):
+            manifolds[epoch] = snapshot(model, manifold_grid())
+        run.save(
+            model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
+            best=best, grids=grids, manifolds=manifolds,
+        )  # fmt: skip
+
+    model.load_state_dict(best)
+    model.eval()
+    title = f"VAE, z = {ARGS.zdim}, {train.title}"
+    save_figures(run, title, grids, manifolds, uniforms)
+    if ARGS.extra:
+        extras.vae(run, title, model, val, test, grids)
+    if not run.finished:  # the test split is looked at once
+        run.seed(ARGS.epochs + 1)
+        test_elbo, test_log_likelihood = log_likelihood(model, run.follow(test, "test"), ARGS.eval_samples)
+        chosen = max(run.history, key=lambda row: row["val_elbo"])
+        run.finish(
+            model, val_elbo=chosen["val_elbo"], best_epoch=chosen["epoch"], active_units=chosen["active_units"],
+            test_elbo=test_elbo, test_log_likelihood=test_log_likelihood, eval_samples=ARGS.eval_samples,
+        )  # fmt: skip
+
+
+def parse_args(arguments=None):
+    number = experiment.number
+    parser = experiment.Parser(__doc__)
+    group = parser.add_argument_group("model and training")
+    group.add_argument("--epochs", type=number(int, 1), default=40, help="passes over the training images")
+    group.add_argument("--zdim", type=number(int, 1, 1000), default=20, help="dimensions of the latent space")
+    group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
+    group.add_argument("--batch_size", type=number(int, 1), default=128, help="images a step")
+    group.add_argument("--lr", type=number(float, above=0), default=4e-3, help="Adam's highest learning rate")
+    group.add_argument("--beta", type=number(float, 0), default=1.0, help="weight of the KL term in training")
+    group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs over which that weight rises from 0")
+    group.add_argument(
+        "--eval-samples", type=number(int, 1), default=500, help="importance samples an image for the test log p(x)"
+    )
+    experiment.run_options(parser, BINARY)
+    args = parser.parse_args(arguments)
+    if args.quick:
+        args.epochs, args.eval_samples = min(args.epochs, 4), min(args.eval_samples, 50)
+    return args
+
+
+if __name__ == "__main__":
+    ARGS = parse_args()
+    experiment.start(main)

@@ -1,0 +1,117 @@
+"""One plotting style for all figures: curves as vector PDF, image grids as PNG, animations as GIF. Needs no screen."""
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window, on no machine
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+plt.rcParams.update(
+    {
+        "figure.figsize": (5.2, 3.2),
+        "figure.dpi": 150,
+        "savefig.bbox": "tight",
+        "savefig.pad_inches": 0.03,
+        "font.size": 9,
+        "axes.titlesize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.25,
+        "grid.linewidth": 0.6,
+        "lines.linewidth": 1.5,
+        "legend.frameon": False,
+        "axes.prop_cycle": plt.cycler(color=COLOURS),
+        "pdf.fonttype": 42,  # embedded TrueType, which the conference's rules ask for
+        "image.cmap": "gray",
+    }
+)
+
+
+def finish(figure, path):
+    figure.savefig(path, metadata={"CreationDate": None} if str(path).endswith(".pdf") else None)
+    plt.close(figure)
+
+
+def curves(path, x, lines, xlabel="epoch", ylabel="", title="", marks=(), second_axis=None, ylim=None):
+    """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines.
+    `second_axis`: (label, forward, inverse), the same quantity in another unit on the right."""
+    figure, axes = plt.subplots()
+    styles = ["-", "--", "-.", ":"]
+    for i, (label, values) in enumerate(lines.items()):
+        axes.plot(x, values, styles[i % 4], label=label, color=COLOURS[i % len(COLOURS)])
+    for height, text in marks:
+        axes.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
+        axes.annotate(text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if ylim:
+        axes.set_ylim(*ylim)
+    if second_axis:
+        label, forward, inverse = second_axis
+        axes.secondary_yaxis("right", functions=(forward, inverse)).set_ylabel(label)
+    if len(lines) > 1:
+        axes.legend()
+    finish(figure, path)
+
+
+def tile(images, columns, gap=1):
+    """[N, 784] or [N, 1, 28, 28] in 0..1 -> one uint8 picture, row by row, thin grey lines between."""
+    images = np.asarray(images.detach().cpu().float()).reshape(-1, 28, 28)
+    rows = -(-len(images) // columns)
+    picture = np.full((rows * (28 + gap) + gap, columns * (28 + gap) + gap), 90, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + (i // columns) * (28 + gap), gap + (i % columns) * (28 + gap)
+        picture[top : top + 28, left : left + 28] = np.round(255 * np.clip(image, 0, 1))
+    return picture
+
+
+def image_grids(path, grids, columns, title="", row_labels=None):
+    """Grids side by side, each with its caption: {caption: images}."""
+    pictures = {caption: tile(images, columns) for caption, images in grids.items()}
+    widths = [picture.shape[1] for picture in pictures.values()]
+    height = max(picture.shape[0] for picture in pictures.values())
+    inches = max(2.2 * len(pictures), 3.0) if columns <= 10 else 4.5 * len(pictures)
+    size = (inches, inches * height / sum(widths) + 0.25 + 0.2 * bool(title))
+    figure, axes = plt.subplots(
+        1, len(pictures), figsize=size, gridspec_kw={"width_ratios": widths}, squeeze=False, layout="constrained"
+    )
+    for axis, (caption, picture) in zip(axes[0], pictures.items()):
+        axis.imshow(picture, vmin=0, vmax=255, interpolation="nearest")
+        axis.set_title(caption)
+        axis.set(xticks=[], yticks=[])
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+        if row_labels:
+            axis.set_yticks([14.5 + 29 * i for i in range(len(row_labels))], row_labels)
+            axis.tick_params(length=0)
+            row_labels = None
+    if title:
+        figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=max(200, int(2 * sum(widths) / inches)))
+    plt.close(figure)
+
+
+def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
+    """Points in the plane, coloured by class 0..9."""
+    figure, axes = plt.subplots(figsize=(4.2, 3.8))
+    for digit in range(10):
+        chosen = points[labels == digit]
+        axes.scatter(
+            chosen[:, 0], chosen[:, 1], s=2, color=plt.cm.tab10(digit), label=str(digit), linewidths=0, rasterized=True
+        )
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal")
+    if limit:
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    axes.legend(title="digit", markerscale=4, bbox_to_anchor=(1.0, 1.0), loc="upper left", handletextpad=0.1)
+    finish(figure, path)
+
+
+def animation(path, frames, columns, milliseconds=300):
+    """Grids one after the other, as a GIF that holds its last picture."""
+    pictures = [Image.fromarray(tile(frame, columns)).resize((290, 290), Image.Resampling.NEAREST) for frame in frames]
+    durations = [milliseconds] * (len(pictures) - 1) + [6 * milliseconds]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)

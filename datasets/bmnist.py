@@ -1,0 +1,165 @@
+"""Binary MNIST: the static binarisation of Larochelle and Murray (2011), 50,000 / 10,000 / 10,000 images of 0 and 1.
+
+Read from the published text files (plain or .gz), from the archive of the MADE release, or from our own cache of the
+packed bits; whatever the container, the bits must have the published checksum. The images carry no labels. The test
+file holds MNIST's test images sorted by class, so its labels follow from the number of images of each class.
+"""
+
+import gzip
+import hashlib
+import io
+import zipfile
+import zlib
+
+import numpy as np
+import torch
+
+from datasets.download import (
+    DataError,
+    Missing,
+    cache_folder,
+    fetch,
+    read_bytes,
+    read_cache,
+    scratch_folder,
+    short,
+    write_cache,
+)
+
+SIZES = {"train": 50000, "valid": 10000, "test": 10000}
+# SHA-256 of the packed bits, 98 bytes an image, in the published order
+SHA256 = {
+    "train": "727146c35424b019f3e350e1e69faa05644a0abaf787e3f4e1a9632220a13906",
+    "valid": "a256ac44ae26be720fad8616a05ed6ecfd1619930d9a208379bb2a4405df5b6d",
+    "test": "9fcd8da6f0fdf09b2ba30fe63a0bb784042a0de82563172530229b983e294ff2",
+}
+# how many 0s, 1s, ... MNIST's test set holds (LeCun et al. 1998)
+TEST_CLASSES = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+LAROCHELLE = "https://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/binarized_mnist_{}.amat"
+MADE = "https://github.com/mgermain/MADE/releases/download/ICML2015/binarized_mnist.npz"
+
+
+def read_amat(path):
+    """The text format: one image a line, 784 digits 0 or 1 separated by spaces. Returns [N, 784] uint8."""
+    data = read_bytes(path)
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error):
+            raise DataError(f"{short(path)} is no complete gzip file: delete it and get it again") from None
+    if data and not data.endswith(b"\n"):
+        data += b"\n"
+    text = np.frombuffer(data, np.uint8)
+    # The usual case at the speed of memory: every line is "d d ... d\n", 1568 bytes.
+    if len(text) and len(text) % 1568 == 0:
+        lines = text.reshape(-1, 1568)
+        images, separators = lines[:, ::2] - ord("0"), lines[:, 1::2]
+        if images.max() <= 1 and (separators[:, :-1] == ord(" ")).all() and (separators[:, -1] == ord("\n")).all():
+            return images
+    return read_amat_slowly(path, data)
+
+
+def read_amat_slowly(path, data):
+    """Any spacing is accepted; the first line that is not an image is named."""
+    lines = data.splitlines()
+    images = np.empty((len(lines), 784), np.uint8)
+    for number, line in enumerate(lines, 1):
+        digits = line.split()
+        if len(digits) != 784:
+            raise DataError(f"{short(path)}, line {number}: {len(digits)} numbers where 784 belong; get the file again")
+        if not set(digits) <= {b"0", b"1"}:
+            wrong = next(digit for digit in digits if digit not in (b"0", b"1")).decode("ascii", "replace")[:20]
+            raise DataError(f"{short(path)}, line {number}: a pixel is {wrong!r}, not 0 or 1; get the file again")
+        images[number - 1] = np.array(digits, np.uint8)
+    return images
+
+
+def read_npz(path):
+    """The archive of the MADE release. Returns the three splits."""
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
+            splits = [archive[f"{split}_data"].reshape(-1, 784) for split in SIZES]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise DataError(f"{short(path)} is not the archive of the MADE release: delete it and get it again") from None
+    if not all(((split == 0) | (split == 1)).all() for split in splits):
+        raise DataError(f"{short(path)} holds pixels other than 0 and 1; get the file again")
+    return [split.astype(np.uint8) for split in splits]
+
+
+def check(split, packed, path):
+    """The packed bits if they are the published ones, else DataError."""
+    if len(packed) != SIZES[split]:
+        raise DataError(f"{short(path)} holds {len(packed):,} images where {SIZES[split]:,} belong; get the file again")
+    if hashlib.sha256(packed).hexdigest() != SHA256[split]:
+        raise DataError(f"{short(path)} is not the published {split} split (checksum); delete it and get it again")
+    return packed
+
+
+def find(root):
+    """The files below a folder, as {split: path} or {"all": path}; None if they are not (all) there."""
+    for folder in (root / "BMNIST" / "raw", root / "BMNIST", root):
+        for ending in ("amat", "amat.gz"):
+            paths = {split: folder / f"binarized_mnist_{split}.{ending}" for split in SIZES}
+            if all(path.is_file() for path in paths.values()):
+                return paths
+        if (folder / "binarized_mnist.npz").is_file():
+            return {"all": folder / "binarized_mnist.npz"}
+    return None
+
+
+def read(paths):
+    """The three splits as packed bits, from whichever files `find` has found."""
+    if "all" in paths:
+        splits = dict(zip(SIZES, read_npz(paths["all"]), strict=True))
+        return [check(split, np.packbits(splits[split], axis=1), paths["all"]) for split in SIZES]
+    return [check(split, np.packbits(read_amat(paths[split]), axis=1), paths[split]) for split in SIZES]
+
+
+def download():
+    """The first source that gives the published bits; Missing with one reason for each if none does."""
+    reasons = []
+    with scratch_folder() as folder:
+        for urls in ({split: LAROCHELLE.format(split) for split in SIZES}, {"all": MADE}):
+            try:
+                paths = {}
+                for split, url in urls.items():
+                    paths[split] = folder / url.split("/")[-1]
+                    fetch(url, paths[split])
+                return read(paths)
+            except DataError as error:
+                reasons.append(str(error))
+    raise Missing("binary MNIST cannot be downloaded: " + "; ".join(reasons))
+
+
+def load(roots, may_download=True):
+    """(train, valid, test) as uint8 tensors [N, 784], and a sentence that says where they come from.
+
+    Tried in turn: the folders in `roots`, the cache in the checkout, the net.
+    """
+    cached = cache_folder() / "bmnist.cache"
+    notes = []
+    packed = None
+    paths = next((found for root in roots if (found := find(root))), None)
+    if cached.is_file():
+        try:
+            packed = [check(split, bits, cached) for split, bits in zip(SIZES, read_cache(cached, SIZES), strict=True)]
+            source = f"from {short(cached)}"
+        except DataError as error:
+            notes.append(f"{error}; made again")
+    if packed is None:
+        if paths:
+            packed = read(paths)
+            source = f"from {short(next(iter(paths.values())).parent)}"
+        elif may_download:
+            packed = download()
+            source = "downloaded"
+        else:
+            raise Missing("binary MNIST is not on this machine")
+        problem = write_cache(cached, **dict(zip(SIZES, packed, strict=True)))
+        notes += [problem] if problem else []
+    splits = [torch.from_numpy(np.unpackbits(bits, axis=1)) for bits in packed]
+    return splits, "; ".join([source, *notes])
+
+
+def test_labels():
+    return torch.repeat_interleave(torch.arange(10), torch.tensor(TEST_CLASSES))
