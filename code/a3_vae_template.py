@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies 
 import experiment
 import extras
 import figures
-from datasets import BINARY, bmnist
+from datasets import BINARY
+from datasets.bmnist import bmnist
 
 
 class Encoder(nn.Module):
@@ -155,10 +156,11 @@ def log_likelihood(model, data, n_samples):
 
 def save_elbo_plot(train_curve, val_curve, filename, title=""):
     """The bounds against the epoch, from the untrained model at epoch 0."""
+    nats_a_bit = 784 * math.log(2)  # nats per image in one bit per dimension
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
         ylabel="bound on log p(x), nats per image", title=title,
-        second_axis=("bits per dimension", lambda nats: -nats / (784 * math.log(2)), lambda bits: -bits * 784 * math.log(2)),
+        second_axis=("bits per dimension", lambda nats: -nats / nats_a_bit, lambda bits: -bits * nats_a_bit),
     )  # fmt: skip
 
 

@@ -1,7 +1,10 @@
 """The course's two data loaders, on tensors in memory, and the built-in digits that stand in for them offline.
 
-    train, val, test = mnist()     # (images [B, 784] in 0..255, labels [B])
-    train, val, test = bmnist()    # images [B, 1, 28, 28], 0 or 1
+    from datasets.mnist import mnist
+    from datasets.bmnist import bmnist
+
+    train, val, test = mnist()     # batches of (images [B, 784] in 0..255, labels [B])
+    train, val, test = bmnist()    # batches of images [B, 1, 28, 28], 0 or 1
 
 Names of the data: mnist, bmnist, mnist-binarised, glyphs, glyphs-binary. With `data="auto"` the real data are looked
 for in `root`, in the folder that A3_DATA names, in the cache of this checkout and on the net; where they cannot be had,
@@ -14,9 +17,7 @@ from pathlib import Path
 
 import torch
 
-from datasets import bmnist as _bmnist
-from datasets import glyphs as _glyphs
-from datasets import mnist as _mnist
+from datasets import bmnist, glyphs, mnist
 from datasets.download import CHECKOUT, DataError, Missing
 
 GREY, BINARY = ["mnist", "glyphs"], ["bmnist", "mnist-binarised", "glyphs-binary"]
@@ -93,11 +94,15 @@ def shifted(images, pixels):
     return result.view(-1, 784)
 
 
-def load(name="auto", root=None, download=True, binary=False):
-    """(name, images of the three splits, their labels, source). `name` may be "auto"; `binary` says which kind then."""
+def load(name="auto", root=None, download=True, binary=None):
+    """(name, images of the three splits, their labels, source). `binary` says which kind of data is wanted."""
+    if binary is None:
+        binary = name in BINARY
     names = BINARY if binary else GREY
     if name not in ("auto", *names):
-        raise DataError(f"unknown data {name!r}: choose auto, {', '.join(names)}")
+        raise DataError(
+            f"no {'binary' if binary else 'grey'} data of the name {name!r}: choose auto, {', '.join(names)}"
+        )
     roots = []
     for given in (root, os.environ.get("A3_DATA")):
         if given:
@@ -111,19 +116,19 @@ def load(name="auto", root=None, download=True, binary=False):
         try:
             labels = [None, None, None]
             if candidate == "bmnist":
-                splits, source = _bmnist.load(roots, download)
-                labels[2] = _bmnist.test_labels()
+                splits, source = bmnist.load(roots, download)
+                labels[2] = bmnist.test_labels()
             elif candidate in ("mnist", "mnist-binarised"):
-                splits, labels, source = _mnist.load(roots, download)
+                splits, labels, source = mnist.load(roots, download)
             else:
-                splits, labels, source = _glyphs.load()
+                splits, labels, source = glyphs.load()
         except Missing as error:
             if name != "auto":
                 raise DataError(f"{error}. {where_to_put(candidate)}, or use --data {names[-1]}") from None
             failures.append(str(error))
             continue
         if candidate in ("mnist-binarised", "glyphs-binary"):
-            splits = _mnist.binarise(splits)
+            splits = mnist.binarise(splits)
         if failures:
             announce(candidate, failures)
         return candidate, splits, labels, source
@@ -146,17 +151,8 @@ def announce(name, failures):
         print(line, file=sys.stderr, flush=True)
 
 
-def bmnist(root="./data/", batch_size=128, download=True, data="auto", shift=0):
-    """Three loaders of binary images [B, 1, 28, 28], 0 or 1; the training one shuffles (and shifts, if asked)."""
-    return _loaders(load(data, root, download, binary=True), batch_size, shift, binary=True)
-
-
-def mnist(root="./data/", batch_size=128, download=True, data="auto", shift=0):
-    """Three loaders of (images [B, 784] in 0..255, labels [B]); the training one shuffles (and shifts, if asked)."""
-    return _loaders(load(data, root, download), batch_size, shift, binary=False)
-
-
-def _loaders(loaded, batch_size, shift, binary):
+def loaders(loaded, batch_size, shift, binary):
+    """Three `Batches` of what `load` returned; only the training split is shuffled, or shifted if asked."""
     name, splits, labels, source = loaded
     return tuple(
         Batches(

@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 import torch
 
+import datasets
 from datasets.download import (
     DataError,
     Missing,
@@ -115,7 +116,7 @@ def read(paths):
     return [check(split, np.packbits(read_amat(paths[split]), axis=1), paths[split]) for split in SIZES]
 
 
-def download():
+def download_files():
     """The first source that gives the published bits; Missing with one reason for each if none does."""
     reasons = []
     with scratch_folder() as folder:
@@ -151,7 +152,7 @@ def load(roots, may_download=True):
             packed = read(paths)
             source = f"from {short(next(iter(paths.values())).parent)}"
         elif may_download:
-            packed = download()
+            packed = download_files()
             source = "downloaded"
         else:
             raise Missing("binary MNIST is not on this machine")
@@ -163,3 +164,8 @@ def load(roots, may_download=True):
 
 def test_labels():
     return torch.repeat_interleave(torch.arange(10), torch.tensor(TEST_CLASSES))
+
+
+def bmnist(root="./data/", batch_size=128, download=True, data="auto", shift=0):
+    """Three loaders of images [B, 1, 28, 28], 0 or 1; the training one shuffles (and shifts, if asked)."""
+    return datasets.loaders(datasets.load(data, root, download, binary=True), batch_size, shift, binary=True)

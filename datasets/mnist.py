@@ -15,6 +15,7 @@ import socket
 
 import torch
 
+import datasets
 from datasets.download import TIMEOUT, DataError, Missing, cache_folder, scratch_folder, short
 
 # SHA-256 of the 60,000 and the 10,000 images, and of their labels, one byte each
@@ -65,7 +66,7 @@ def read(root):
     return parts
 
 
-def download():
+def download_files():
     """With torchvision, into a scratch folder first, so that the cache never holds half of anything."""
     from torchvision.datasets import MNIST
 
@@ -103,7 +104,7 @@ def load(roots, may_download=True):
     else:
         if not may_download:
             raise Missing("MNIST is not on this machine")
-        parts, source = download(), f"downloaded to {short(cache_folder() / 'MNIST')}"
+        parts, source = download_files(), f"downloaded to {short(cache_folder() / 'MNIST')}"
     (images, labels), (test, test_labels) = parts
     images = images.flatten(1)
     splits = [images[:50000], images[50000:], test.flatten(1)]
@@ -119,3 +120,8 @@ def binarise(splits):
         )
         for split in splits
     ]
+
+
+def mnist(root="./data/", batch_size=128, download=True, data="auto", shift=0):
+    """Three loaders of (images [B, 784] in 0..255, labels [B]); the training one shuffles (and shifts, if asked)."""
+    return datasets.loaders(datasets.load(data, root, download, binary=False), batch_size, shift, binary=False)

@@ -1,0 +1,130 @@
+"""Make the standard runs one after the other, each resumable, then judge them and compile the report.
+
+    python code/standard_runs.py            what `make` calls
+    python code/standard_runs.py --quick    what `make quick` calls
+
+What data there are is found out once, here. A finished run is left alone, an unfinished one goes on where it stopped.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
+import experiment
+from datasets import load
+from experiment import ROOT
+
+# run, script, options, options of the shorter schedule on glyphs, expected seconds (only their ratios matter)
+RUNS = [
+    ("vae-z20", "a3_vae_template.py", [], ["--epochs", "20"], 100),
+    ("vae-z2", "a3_vae_template.py", ["--zdim", "2"], ["--epochs", "20"], 100),
+]
+BINARY_SCRIPTS = {"a3_vae_template.py"}
+
+
+def epochs_done(folder, total):
+    """The share of a run that its metrics.csv shows."""
+    try:
+        return min(1.0, (len((folder / "metrics.csv").read_text().splitlines()) - 2) / total)
+    except (OSError, ZeroDivisionError):
+        return 0.0
+
+
+def planned_epochs(folder):
+    try:
+        settings = experiment.json.loads((folder / "settings.json").read_text())["settings"]
+        return settings.get("epochs") or settings.get("n_epochs") or 1
+    except (OSError, ValueError, KeyError):
+        return 10**9
+
+
+def train(command, folder, log, advance):
+    """Run one script, its output into a log; `advance` is told its share of done epochs."""
+    with open(log, "a") as output:
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while child.poll() is None:
+                time.sleep(0.5)
+                advance(epochs_done(folder, planned_epochs(folder)))
+        except BaseException:  # Ctrl-C or SIGTERM: the script saves and goes first
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
+    return child.returncode
+
+
+def main():
+    names = {}
+    for binary in (False, True):
+        if any((script in BINARY_SCRIPTS) == binary for _, script, *_ in RUNS):
+            names[binary], _, _, source = load("auto", binary=binary)
+            print(f"Data:   {names[binary]}, {source}")
+    total = sum(seconds for *_, seconds in RUNS)
+    started, skipped, done = time.monotonic(), 0.0, 0.0
+    bar = tqdm(
+        total=1.0, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True,
+        bar_format="{desc}: {percentage:3.0f}% |{bar}| {postfix}",
+    )  # fmt: skip
+
+    def show(run, share):
+        bar.set_description(run, refresh=False)
+        bar.n = share / total
+        gone, worked = time.monotonic() - started, share - skipped
+        left = (
+            f"{gone * (total - share) / worked / 60:.0f} min to go"
+            if worked > 0.02 * total
+            else "time left: soon known"
+        )
+        bar.set_postfix_str(left)
+
+    for run, script, options, shorter, weight in RUNS:
+        data = names[script in BINARY_SCRIPTS]
+        folder = ROOT / "runs" / ("quick" if ARGS.quick else ".") / data / run
+        if (folder / "results.json").exists():
+            tqdm.write(f"{run}: finished earlier, left as it is")
+            skipped += weight
+            done += weight
+            continue
+        command = [
+            sys.executable,
+            str(ROOT / "code" / script),
+            "--data",
+            data,
+            "--name",
+            run,
+            "--resume",
+            "--extra",
+            *options,
+        ]
+        if ARGS.quick:
+            command.append("--quick")
+        elif data.startswith("glyphs"):
+            command += shorter
+        folder.mkdir(parents=True, exist_ok=True)
+        log, begun, before = folder / "log.txt", time.monotonic(), done
+        show(run, done)
+        status = train(command, folder, log, lambda share: show(run, before + weight * share))  # noqa: B023
+        if status:
+            bar.close()
+            last = log.read_text(errors="replace").strip().splitlines()[-1:]
+            raise experiment.Trouble(f"{run} stopped: {' '.join(last)} (all of it: {experiment.show(log)})")
+        done += weight
+        tqdm.write(f"{run}: done in {time.monotonic() - begun:.0f} s, see {experiment.show(folder)}/")
+    bar.close()
+    for script in ("code/evaluate.py", "report/macros.py"):
+        if (ROOT / script).exists():
+            subprocess.run([sys.executable, str(ROOT / script), *(["--quick"] if ARGS.quick else [])], check=True)
+
+
+if __name__ == "__main__":
+    parser = experiment.Parser(__doc__)
+    parser.add_argument("--quick", action="store_true", help="small settings, under 4 minutes in all")
+    ARGS = parser.parse_args()
+    os.chdir(ROOT)
+    experiment.start(main)
