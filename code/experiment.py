@@ -244,6 +244,8 @@ class Run:
         current = self
         print(f"Device: {self.device} ({why})")
         print(f"Files:  {show(self.folder)}/")
+        if self.finished:
+            print("This run is finished: --fresh makes it again, --extra draws its figures again.")
 
     def _lock(self):
         if not fcntl:

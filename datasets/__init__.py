@@ -33,13 +33,14 @@ TITLES = {
 class Batches:
     """One split: uint8 images [N, 784] in memory, given out in float batches.
 
-    `shuffle` draws a new order each time, `shift` moves each image by up to that many pixels; both use torch's global
-    random state. The last batch may be smaller. `labels` is None for binary MNIST (its test split apart).
+    `shuffle` draws a new order each time, `shift` moves a `share` of the images by up to that many pixels; both use
+    torch's global random state. The last batch may be smaller. `labels` is None for binary MNIST (test split apart).
     """
 
     def __init__(self, images, labels, name, source, batch_size, *, binary, shuffle=False, shift=0):
         self.images, self.labels, self.name, self.source = images, labels, name, source
         self.batch_size, self.binary, self.shuffle, self.shift = batch_size, binary, shuffle, shift
+        self.share = 1.0  # of the images that are shifted; the scripts let it fall to 0 while they train
         self.title = TITLES[name]
 
     def __len__(self):
@@ -72,7 +73,7 @@ class Batches:
             order = torch.randperm(len(images)).to(images.device)
             images, labels = images[order], None if labels is None else labels[order]
         if self.shift:
-            images = shifted(images, self.shift)
+            images = shifted(images, self.shift, self.share)
         for start in range(0, len(images), self.batch_size):
             batch = images[start : start + self.batch_size].float()
             if self.binary:
@@ -81,11 +82,13 @@ class Batches:
                 yield batch, labels[start : start + self.batch_size]
 
 
-def shifted(images, pixels):
-    """Each image moved by -pixels..pixels rows and columns, black moving in; [N, 784] -> [N, 784]."""
+def shifted(images, pixels, share=1.0):
+    """A share of the images moved by -pixels..pixels rows and columns, black moving in; [N, 784] -> [N, 784]."""
     span = 2 * pixels + 1
     padded = torch.nn.functional.pad(images.view(-1, 28, 28), [pixels] * 4)
-    moves = torch.randint(span * span, (len(images),)).to(images.device)
+    moves = torch.randint(span * span, (len(images),))
+    moves[torch.rand(len(images)) >= share] = span * span // 2  # the middle: no move
+    moves = moves.to(images.device)
     result = torch.empty_like(images).view(-1, 28, 28)
     for move in range(span * span):  # one slice for all images that move alike
         row, column = divmod(move, span)
