@@ -1,0 +1,154 @@
+"""How good are generated digits? A small classifier's features, and what is measured in them.
+
+The classifier is trained once on the training images of the same data and kept in the data cache under their name and
+checksum. It is a judge only: no loss and no choice of samples uses it (a GAN's interpolation pair apart).
+
+- Frechet distance between Gaussians fitted to the features of samples and of real images (Heusel et al. 2017), here in
+  the 128 features of this classifier: not comparable with distances in Inception features. Its floor is the distance
+  between as many training images and the same real images.
+- Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), with k = 5 neighbours.
+- How many samples fall into each class, and the share that the classifier is more than 90 % sure of.
+"""
+
+import hashlib
+
+import experiment
+import numpy as np
+import scipy.linalg
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from datasets import shifted
+from datasets.download import cache_folder
+
+EPOCHS, BATCH, LR = 5, 250, 4e-3
+SURE = 0.9
+
+
+class Classifier(nn.Module):
+    """28 x 28 images in 0..1 -> 10 logits, by way of 128 features."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2, padding=1),
+        )  # fmt: skip
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(1024, 128), nn.ReLU())
+        self.dropout = nn.Dropout(0.3)
+        self.logits = nn.Linear(128, 10)
+
+    def forward(self, images):
+        features = self.features(self.convolutions(images.reshape(-1, 1, 28, 28)))  # [B, 128]
+        return self.logits(self.dropout(features)), features
+
+
+def train_classifier(images, labels, device):
+    """Five epochs on shifted training images; the random state of the caller is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Classifier().to(device, memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.02)
+        steps = EPOCHS * -(-len(images) // BATCH)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
+        for _ in range(EPOCHS):
+            order = torch.randperm(len(images)).to(images.device)
+            for x, y in zip(shifted(images[order], 2).split(BATCH), labels[order].split(BATCH)):
+                with experiment.autocast(device):
+                    logits, _ = model(x.float().to(device) / 255)
+                loss = F.cross_entropy(logits.float(), y.to(device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    return model.eval()
+
+
+def classifier(train, device, say=print):
+    """The judge for this data: from the cache, or trained now on the loader's training images."""
+    digest = hashlib.sha256(train.images.cpu().numpy()).hexdigest()[:16]
+    path = cache_folder() / f"classifier-{train.name}-{digest}.pt"
+    model = Classifier().to(device)
+    if path.exists():
+        try:
+            experiment.fill(model, experiment.load_checked(path, device), path)
+            return model.eval()
+        except experiment.UserError as error:
+            say(f"{error}; trained again")
+    say(f"Training the classifier that judges {train.name} (once)")
+    model = train_classifier(train.images, train.labels, device)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        experiment.save_checked(path, model.state_dict())
+    except OSError as error:
+        say(f"{experiment.show(path)} cannot be written ({error.strerror}): trained again next time")
+    return model
+
+
+@torch.no_grad()
+def look(model, images):
+    """(features [N, 128], class probabilities [N, 10]) of images in 0..1."""
+    device = next(model.parameters()).device
+    parts = [model(batch.to(device).float()) for batch in images.split(500)]
+    features = torch.cat([features for _, features in parts]).cpu()
+    return features, torch.cat([logits.softmax(1) for logits, _ in parts]).cpu()
+
+
+def frechet(a, b):
+    """Frechet distance of the Gaussians with the means and covariances of two sets of features [N, D]:
+    |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    s_a, s_b = np.atleast_2d(np.cov(a, rowvar=False)), np.atleast_2d(np.cov(b, rowvar=False))
+    # tr (S_a S_b)^(1/2) is the sum of the roots of the eigenvalues of S_a^(1/2) S_b S_a^(1/2), a symmetric matrix
+    values, vectors = scipy.linalg.eigh(s_a)
+    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
+    cross = np.sqrt(scipy.linalg.eigvalsh(root @ s_b @ root).clip(0)).sum()
+    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s_a) + np.trace(s_b) - 2 * cross)
+
+
+def manifold_overlap(real, fake, k=5):
+    """Precision, recall, density and coverage of `fake` against `real` features [N, D]; a ball reaches from each point
+    to its k-th nearest neighbour in its own set."""
+    real, fake = real.float(), fake.float()
+
+    def radii(points):
+        return torch.cat([torch.cdist(part, points).kthvalue(k + 1).values for part in points.split(1000)])
+
+    real_radius, fake_radius = radii(real), radii(fake)
+    in_real_balls = torch.zeros(len(fake))  # for each sample: in how many real images' balls it lies
+    recalled, covered = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
+    for start in range(0, len(real), 1000):
+        part = slice(start, start + 1000)
+        distance = torch.cdist(real[part], fake)  # [1000, fakes]
+        in_real_balls += (distance < real_radius[part, None]).sum(0)
+        recalled[part] = (distance < fake_radius).any(1)
+        covered[part] = distance.min(1).values < real_radius[part]
+    return {
+        "precision": float((in_real_balls > 0).float().mean()),
+        "recall": float(recalled.float().mean()),
+        "density": float(in_real_balls.mean() / k),
+        "coverage": float(covered.float().mean()),
+    }
+
+
+def judge(model, samples, real, train):
+    """All figures for samples in 0..1, against real images; each beside its value for training images (`_real`)."""
+    n = len(real)
+    real_features, _ = look(model, real)
+    results = {}
+    for suffix, images in (("", samples), ("_real", train)):
+        features, probabilities = look(model, images[:n])
+        classes = torch.bincount(probabilities.argmax(1), minlength=10)
+        share = (classes / classes.sum()).double()
+        results |= {
+            "frechet" + suffix: frechet(features, real_features),
+            "class_counts" + suffix: classes.tolist(),
+            # nats by which the class histogram differs from the uniform one
+            "class_kl" + suffix: float((share * (10 * share.clamp_min(1e-12)).log()).sum()),
+            "confident_share" + suffix: float((probabilities.max(1).values > SURE).float().mean()),
+            **{name + suffix: value for name, value in manifold_overlap(real_features, features).items()},
+        }
+    results["frechet_floor"] = results.pop("frechet_real")
+    return results
