@@ -12,13 +12,13 @@ checksum. It is a judge only: no loss and no choice of samples uses it (a GAN's 
 
 import hashlib
 
-import experiment
 import numpy as np
 import scipy.linalg
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import experiment
 from datasets import shifted
 from datasets.download import cache_folder
 
