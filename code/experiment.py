@@ -317,7 +317,7 @@ class Run:
         """One row of metrics.csv and one line on the screen."""
         self.epoch_seconds.append(self.seconds - sum(self.epoch_seconds))
         self.history.append({"epoch": epoch, **metrics})
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
         self.say(f"epoch {epoch:3d}/{self.epochs}  {shown}  {self.epoch_seconds[-1]:.1f} s")
 
     def say(self, line):

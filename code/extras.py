@@ -3,6 +3,7 @@
 import torch
 
 import figures
+import quality
 
 
 @torch.no_grad()
@@ -28,3 +29,28 @@ def vae(run, title, model, val, test, grids):
             4,
         )
     figures.animation(run.figure("samples.gif"), [grid.float() / 255 for grid in grids], 6)
+
+
+@torch.no_grad()
+def gan(run, title, generator, judge, train, snapshots, images_of):
+    """Which digits come out of 10,000 samples, the training images nearest to ten of them, the samples growing up."""
+    generator_of_numbers = torch.Generator().manual_seed(0)
+    samples = images_of(generator, torch.randn(10000, generator.latent_dim, generator=generator_of_numbers))
+    classes = quality.look(judge, samples)[1].argmax(1)
+    real = torch.bincount(train.labels.cpu(), minlength=10) / len(train.labels)
+    figures.bars(
+        run.figure("classes.pdf"),
+        {"samples": (torch.bincount(classes, minlength=10) / 10000).tolist(), "training images": real.tolist()},
+        f"{title}: classes of 10,000 samples",
+        "digit",
+        "share",
+    )
+    nearest = []
+    for sample in samples[:10]:
+        distances = [(part.float().cpu() / 255 - sample).pow(2).sum(1) for part in train.images.split(10000)]
+        nearest.append(train.images[torch.cat(distances).argmin()].float().cpu() / 255)
+    rows = torch.cat([samples[:10], torch.stack(nearest)])
+    figures.image_grids(
+        run.figure("neighbours.png"), {f"{title}: samples above, nearest training images below": rows}, 10
+    )
+    figures.animation(run.figure("samples.gif"), [snapshot.float() / 255 for snapshot in snapshots], 5)

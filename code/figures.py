@@ -36,7 +36,7 @@ def finish(figure, path):
     plt.close(figure)
 
 
-def curves(path, x, lines, xlabel="epoch", ylabel="", title="", marks=(), second_axis=None, ylim=None):
+def curves(path, x, lines, xlabel="epoch", ylabel="", title="", marks=(), second_axis=None, ylim=None, log=False):
     """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines.
     `second_axis`: (label, forward, inverse), the same quantity in another unit on the right."""
     figure, axes = plt.subplots()
@@ -50,6 +50,8 @@ def curves(path, x, lines, xlabel="epoch", ylabel="", title="", marks=(), second
     axes.xaxis.get_major_locator().set_params(integer=True)
     if ylim:
         axes.set_ylim(*ylim)
+    if log:
+        axes.set_yscale("log")
     if second_axis:
         label, forward, inverse = second_axis
         axes.secondary_yaxis("right", functions=(forward, inverse)).set_ylabel(label)
@@ -95,6 +97,12 @@ def image_grids(path, grids, columns, title="", row_labels=None):
     plt.close(figure)
 
 
+def picture(path, images, columns):
+    """A bare grid, without any caption."""
+    grid = Image.fromarray(tile(images, columns))
+    grid.resize((2 * grid.width, 2 * grid.height), Image.Resampling.NEAREST).save(path)
+
+
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
     """Points in the plane, coloured by class 0..9."""
     figure, axes = plt.subplots(figsize=(4.2, 3.8))
@@ -107,6 +115,18 @@ def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
     if limit:
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
     axes.legend(title="digit", markerscale=4, bbox_to_anchor=(1.0, 1.0), loc="upper left", handletextpad=0.1)
+    finish(figure, path)
+
+
+def bars(path, groups, title, xlabel, ylabel):
+    """Bars side by side for each of {label: values}."""
+    figure, axes = plt.subplots()
+    width = 0.8 / len(groups)
+    for i, (label, values) in enumerate(groups.items()):
+        axes.bar(np.arange(len(values)) + (i - (len(groups) - 1) / 2) * width, values, width, label=label)
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(len(values)))
+    axes.grid(False, axis="x")
+    axes.legend()
     finish(figure, path)
 
 

@@ -45,15 +45,15 @@ class Classifier(nn.Module):
         return self.logits(self.dropout(features)), features
 
 
-def train_classifier(images, labels, device):
-    """Five epochs on shifted training images; the random state of the caller is left as it was."""
+def train_classifier(images, labels, device, epochs):
+    """On shifted training images; the random state of the caller is left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Classifier().to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.02)
-        steps = EPOCHS * -(-len(images) // BATCH)
+        steps = epochs * -(-len(images) // BATCH)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
-        for _ in range(EPOCHS):
+        for _ in range(epochs):
             order = torch.randperm(len(images)).to(images.device)
             for x, y in zip(shifted(images[order], 2).split(BATCH), labels[order].split(BATCH)):
                 with experiment.autocast(device):
@@ -66,8 +66,10 @@ def train_classifier(images, labels, device):
     return model.eval()
 
 
-def classifier(train, device, say=print):
-    """The judge for this data: from the cache, or trained now on the loader's training images."""
+def classifier(train, device, say=print, quick=False):
+    """The judge for this data: from the cache, or trained now on the loader's training images (a fifth, if quick)."""
+    if quick:
+        train = train.subset(len(train.images) // 5)
     digest = hashlib.sha256(train.images.cpu().numpy()).hexdigest()[:16]
     path = cache_folder() / f"classifier-{train.name}-{digest}.pt"
     model = Classifier().to(device)
@@ -78,7 +80,7 @@ def classifier(train, device, say=print):
         except experiment.UserError as error:
             say(f"{error}; trained again")
     say(f"Training the classifier that judges {train.name} (once)")
-    model = train_classifier(train.images, train.labels, device)
+    model = train_classifier(train.images, train.labels, device, 2 if quick else EPOCHS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         experiment.save_checked(path, model.state_dict())
