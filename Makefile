@@ -33,8 +33,9 @@ lint: $(READY)
 
 report: $(READY) ## compile report/report.pdf from the published results, no training
 	@$(MAKE) -s latex
-	@cd report && $(abspath $(PYTHON)) macros.py && latexmk -pdf -interaction=nonstopmode -halt-on-error -quiet \
-	  -outdir=build report.tex >build/make.log 2>&1 || { tail -n 30 build/report.log; exit 1; }
+	@$(PYTHON) report/macros.py
+	@cd report && TEXINPUTS=build: latexmk -pdf -interaction=nonstopmode -halt-on-error -quiet -outdir=build report.tex \
+	  >build/make.log 2>&1 || { grep -A 3 '^!' build/report.log; exit 1; }
 	@cp report/build/report.pdf report/report.pdf && echo "report/report.pdf"
 
 publish: $(READY) ## copy finished runs on real data from runs/ to report/

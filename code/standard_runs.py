@@ -24,6 +24,7 @@ from experiment import ROOT
 RUNS = [
     ("vae-z20", "a3_vae_template.py", [], ["--epochs", "20"], 100),
     ("vae-z2", "a3_vae_template.py", ["--zdim", "2"], ["--epochs", "20"], 100),
+    ("gan", "a3_gan_template.py", [], ["--n_epochs", "30"], 400),
 ]
 BINARY_SCRIPTS = {"a3_vae_template.py"}
 
@@ -117,9 +118,10 @@ def main():
         done += weight
         tqdm.write(f"{run}: done in {time.monotonic() - begun:.0f} s, see {experiment.show(folder)}/")
     bar.close()
-    for script in ("code/evaluate.py", "report/macros.py"):
-        if (ROOT / script).exists():
-            subprocess.run([sys.executable, str(ROOT / script), *(["--quick"] if ARGS.quick else [])], check=True)
+    flags = ["--quick"] if ARGS.quick else []
+    for command in (["code/evaluate.py", *flags], ["report/macros.py", "--user", *flags]):
+        if Path(command[0]).exists() and subprocess.run([sys.executable, *command]).returncode:
+            raise experiment.Trouble(f"{command[0]} failed: see the lines above")
 
 
 if __name__ == "__main__":
