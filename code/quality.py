@@ -72,8 +72,9 @@ def classifier(train, device, say=print, quick=False):
         train = train.subset(len(train.images) // 5)
     digest = hashlib.sha256(train.images.cpu().numpy()).hexdigest()[:16]
     path = cache_folder() / f"classifier-{train.name}-{digest}.pt"
-    model = Classifier().to(device)
     if path.exists():
+        with torch.random.fork_rng():
+            model = Classifier().to(device)
         try:
             experiment.fill(model, experiment.load_checked(path, device), path)
             return model.eval()

@@ -5,6 +5,7 @@ python report/macros.py --user    from your own runs, compiled to runs/report.pd
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -79,18 +80,11 @@ def main():
         if not shutil.which("latexmk"):
             print("runs/report.pdf: not compiled, LaTeX is missing")
             return
-        call = [
-            "latexmk",
-            "-pdf",
-            "-interaction=nonstopmode",
-            "-halt-on-error",
-            "-quiet",
-            f"-outdir={build}",
-            "report.tex",
-        ]
-        done = subprocess.run(call, cwd=ROOT / "report", capture_output=True, text=True, env=tex_environment(build))
+        call = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", f"-outdir={build}", "report.tex"]
+        environment = {**os.environ, "TEXINPUTS": f"{build}:"}
+        done = subprocess.run(call, cwd=ROOT / "report", capture_output=True, text=True, env=environment)
         if done.returncode:
-            print((build / "report.log").read_text(errors="replace")[-1500:])
+            print(done.stdout[-1500:])
             sys.exit("runs/report.pdf could not be compiled: see above")
         shutil.copyfile(build / "report.pdf", ROOT / "runs" / "report.pdf")
         print("Your report: runs/report.pdf")

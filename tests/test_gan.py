@@ -1,0 +1,290 @@
+"""The GAN: losses, whose step touches whose gradients, averaging, interpolation; and the measures of quality."""
+
+import copy
+import math
+from itertools import pairwise
+
+import a3_gan_template as gan
+import numpy as np
+import pytest
+import torch
+from a3_gan_template import Discriminator, Generator
+
+import quality
+from datasets.mnist import mnist
+
+
+def few_batches(n=3, size=16):
+    torch.manual_seed(0)
+    return [(torch.rand(size, 784) * 255, torch.zeros(size)) for _ in range(n)]
+
+
+def adam(module, lr=1e-3):
+    return torch.optim.Adam(module.parameters(), lr)
+
+
+def test_interface():
+    images = Generator()(torch.randn(4, 100))
+    assert images.shape == (4, 784)
+    assert -1 <= images.min() < images.max() <= 1
+    scores = Discriminator()(images)
+    assert scores.shape == (4, 1)
+    assert (scores > 0).all()
+    assert (scores < 1).all()
+    widths = [layer.out_features for layer in Generator().layers if isinstance(layer, torch.nn.Linear)]
+    assert widths == [128, 256, 512, 1024, 784]
+
+
+def test_losses_at_equilibrium_and_against_binary_cross_entropy():
+    half = torch.zeros(7, 1)  # the logit of D = 1/2
+    assert gan.discriminator_loss(half, half).item() == pytest.approx(2 * math.log(2))
+    assert gan.generator_loss(half).item() == pytest.approx(math.log(2))
+    real, fake = torch.randn(50, 1), torch.randn(50, 1)
+    bce = torch.nn.functional.binary_cross_entropy
+    expected = bce(real.sigmoid(), torch.ones(50, 1)) + bce(fake.sigmoid(), torch.zeros(50, 1))
+    assert gan.discriminator_loss(real, fake).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert gan.generator_loss(fake).item() == pytest.approx(bce(fake.sigmoid(), torch.ones(50, 1)).item(), rel=1e-5)
+
+
+def test_the_non_saturating_loss_has_a_gradient_where_the_minimax_loss_has_none():
+    logits = torch.full((1,), -20.0, requires_grad=True)  # D is sure that the sample is fake
+    gan.generator_loss(logits).backward()
+    assert logits.grad.item() == pytest.approx(-1, abs=1e-6)
+    logits.grad = None
+    torch.log1p(-torch.sigmoid(logits)).backward()
+    assert abs(logits.grad.item()) < 1e-6
+
+
+class Watched(torch.optim.SGD):
+    """Remembers, at each of its steps, whether the other net has gradients and how its own look."""
+
+    def __init__(self, mine, other):
+        super().__init__(mine.parameters(), lr=0.01)
+        self.mine, self.other, self.seen = mine, other, []
+
+    def step(self, closure=None):
+        grads = lambda module: [None if p.grad is None else p.grad.clone() for p in module.parameters()]
+        self.seen.append((grads(self.mine), grads(self.other), [p.clone() for p in self.other.parameters()]))
+        return super().step(closure)
+
+
+def test_neither_step_leaves_a_trace_in_the_other_net():
+    torch.manual_seed(0)
+    discriminator, generator = Discriminator(), Generator()
+    of_D, of_G = Watched(discriminator, generator), Watched(generator, discriminator)
+    gan.train(few_batches(2), discriminator, generator, of_G, of_D)
+    for step in range(2):
+        d_own, g_during_d, g_weights_before = of_D.seen[step]
+        _, d_during_g, d_weights_after = of_G.seen[step]
+        # G's gradients are untouched by D's step: none at first, those of its own last step later
+        last = [None] * len(g_during_d) if step == 0 else of_G.seen[step - 1][0]
+        assert all((a is None and b is None) or torch.equal(a, b) for a, b in zip(g_during_d, last))
+        # D's gradients after G's backward pass are still those of D's own
+        assert all(torch.equal(a, b) for a, b in zip(d_during_g, d_own))
+        assert len(g_weights_before) > 0
+        assert len(d_weights_after) > 0
+    assert all(p.requires_grad for p in discriminator.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in generator.parameters() if p.dim() > 1)
+
+
+def test_training_reports_means_and_learns():
+    torch.manual_seed(0)
+    discriminator, generator = Discriminator(), Generator()
+    before = [p.clone() for p in (*discriminator.parameters(), *generator.parameters())]
+    figures = gan.train(few_batches(), discriminator, generator, adam(generator), adam(discriminator))
+    assert set(figures) == {"loss_D", "loss_G", "D_x", "D_G_z"}
+    assert 0 < figures["D_x"] < 1
+    after = (*discriminator.parameters(), *generator.parameters())
+    assert all(not torch.equal(p, q) for p, q in zip(after, before) if p.dim() > 1)
+
+
+def test_a_last_batch_of_one_image_is_left_out():
+    discriminator, generator = Discriminator(), Generator()
+    batches = [*few_batches(1), (torch.zeros(1, 784), torch.zeros(1))]
+    gan.train(batches, discriminator, generator, adam(generator), adam(discriminator))
+
+
+def test_a_nan_stops_with_its_step():
+    discriminator, generator = Discriminator(), Generator()
+    batches = [*few_batches(1), (torch.full((16, 784), math.nan), torch.zeros(16))]
+    with pytest.raises(FloatingPointError, match="step 2"):
+        gan.train(batches, discriminator, generator, adam(generator), adam(discriminator))
+
+
+def test_a_dead_side_is_reported():
+    lines = []
+    gan.warn_if_dead(3, {"loss_D": 1e-5, "loss_G": 11.0}, lines.append)
+    assert "epoch 3: the loss of D is stuck" in lines[0]
+    assert "--lr" in lines[1]
+    gan.warn_if_dead(4, {"loss_D": 1.38, "loss_G": 0.7}, lines.append)
+    assert len(lines) == 2
+
+
+def test_sampling_does_not_depend_on_the_batch():
+    torch.manual_seed(0)
+    generator = gan.settle(Generator())
+    z = torch.randn(9, 100)
+    together = gan.images_of(generator, z)
+    alone = torch.cat([gan.images_of(generator, one) for one in z.split(1)])
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert 0 <= together.min() < together.max() <= 1
+    with pytest.raises(AssertionError):
+        gan.images_of(generator.train(), z)
+
+
+def test_averaged_weights_have_statistics_of_their_own():
+    torch.manual_seed(0)
+    generator = Generator()
+    average = copy.deepcopy(generator)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    before = [p.clone() for p in average.parameters()]
+    gan.follow(average, generator, 0.9)
+    for mean, old, new in zip(average.parameters(), before, generator.parameters()):
+        assert torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
+    gan.settle(average)
+    assert not average.training
+    norm = average.layers[3]
+    z = torch.randn(4000, 100)
+    inputs = average.layers[:3](z)
+    assert torch.allclose(norm.running_mean, inputs.mean(0), atol=0.05)
+    assert torch.allclose(norm.running_var, inputs.var(0), rtol=0.2)
+
+
+def test_interpolations_reach_both_ends():
+    torch.manual_seed(0)
+    a, b = torch.randn(100), torch.randn(100)
+    for path in (gan.straight(a, b), gan.spherical(a, b)):
+        assert path.shape == (9, 100)
+        assert torch.allclose(path[0], a, atol=1e-5)
+        assert torch.allclose(path[-1], b, atol=1e-5)
+    assert torch.allclose(gan.straight(a, b)[4], (a + b) / 2)
+    # the straight path cuts through the middle, the round one stays on the shell
+    assert gan.straight(a, b)[4].norm() < 0.85 * min(a.norm(), b.norm())
+    assert gan.spherical(a, b).norm(dim=1).min() > 0.95 * min(a.norm(), b.norm())
+
+
+class ByBrightness(torch.nn.Module):
+    """A judge whose class is the sign of the first pixel, always sure."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        bright = (images.reshape(len(images), -1)[:, 0] > 0.5).long()
+        return 50 * torch.nn.functional.one_hot(bright, 10).float(), images.reshape(len(images), -1)[:, :128]
+
+
+def test_the_ends_of_interpolations_are_of_different_classes():
+    torch.manual_seed(0)
+    generator = gan.settle(Generator())
+    torch.nn.init.normal_(generator.layers[-1].weight, std=1.0)
+    ends, classes = gan.choose_ends(generator, ByBrightness(), 6, seed=1)
+    assert ends.shape == (6, 100)
+    assert all(a != b for a, b in pairwise(classes))
+    judged = quality.look(ByBrightness(), gan.images_of(generator, ends))[1].argmax(1)
+    assert judged.tolist() == classes
+
+
+# ---- quality
+
+
+def test_frechet_distance_of_two_gaussians_against_the_closed_form():
+    rng = np.random.default_rng(0)
+    n = 400_000
+    a, b = rng.normal(0, 1, (n, 2)), rng.normal((1, 2), (2, 0.5), (n, 2))
+    assert quality.frechet(a, b) == pytest.approx(1 + 4 + (1 - 2) ** 2 + (1 - 0.5) ** 2, rel=0.01)
+    # covariances that do not commute: (S_a S_b)^(1/2) from its definition
+    s_a, s_b = np.array([[2.0, 0.6], [0.6, 1.0]]), np.array([[1.0, -0.4], [-0.4, 3.0]])
+    a, b = rng.multivariate_normal([0, 0], s_a, n), rng.multivariate_normal([0, 0], s_b, n)
+    expected = np.trace(s_a + s_b) - 2 * np.sqrt(np.linalg.eigvals(s_a @ s_b)).sum()
+    assert quality.frechet(a, b) == pytest.approx(expected, rel=0.03)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_zero_and_survives_dead_features():
+    features = np.random.default_rng(0).normal(size=(500, 20))
+    features[:, 5] = 0
+    assert quality.frechet(features, features) == pytest.approx(0, abs=1e-8)
+
+
+def test_overlap_on_an_example_worked_by_hand():
+    # k = 1: balls of radius 1 around 0 and 1, of radius 9 around 10 (all on a line)
+    real = torch.tensor([[0.0], [1.0], [10.0]])
+    fake = torch.tensor([[0.5], [0.6], [30.0], [30.2]])
+    result = quality.manifold_overlap(real, fake, k=1)
+    assert result["precision"] == pytest.approx(2 / 4)  # 0.5 and 0.6 lie in balls of real points
+    assert result["density"] == pytest.approx(4 / 4)  # each of them in the balls of 0 and 1: 4 hits
+    assert result["coverage"] == pytest.approx(2 / 3)  # 10 has no sample nearer than its neighbour at distance 9
+    # balls of radius 0.1 around 0.5 and 0.6, of 0.2 around 30 and 30.2: no real point in them
+    assert result["recall"] == 0
+    same = quality.manifold_overlap(real, real, k=1)
+    assert same["coverage"] == 1
+    assert same["precision"] == 1
+    assert same["recall"] == 1
+
+
+def test_judging_compares_samples_with_real_images_beside_real_with_real():
+    torch.manual_seed(0)
+    model = quality.Classifier().eval()
+    real, other = torch.rand(300, 784), torch.rand(300, 784)
+    verdict = quality.judge(model, other * 0.2, real, other)
+    assert verdict["frechet"] > 3 * verdict["frechet_floor"]
+    assert sum(verdict["class_counts"]) == sum(verdict["class_counts_real"]) == 300
+    for key in ("precision", "recall", "density", "coverage", "confident_share", "class_kl"):
+        assert key in verdict
+        assert key + "_real" in verdict
+    assert verdict["class_kl"] >= 0
+
+
+def test_the_classifier_is_kept_checked_and_leaves_the_random_state_alone(glyph_cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "cache_folder", lambda: tmp_path)
+    train = mnist(data="glyphs", download=False)[0].subset(3000)
+    lines = []
+    torch.manual_seed(3)
+    first = quality.classifier(train, torch.device("cpu"), lines.append, quick=True)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+    again = quality.classifier(train, torch.device("cpu"), lines.append, quick=True)
+    assert len(lines) == 1
+    assert all(torch.equal(p, q) for p, q in zip(first.state_dict().values(), again.state_dict().values()))
+    (path,) = tmp_path.iterdir()
+    assert path.name.startswith("classifier-glyphs-")
+    path.write_bytes(path.read_bytes()[:-1])
+    quality.classifier(train, torch.device("cpu"), lines.append, quick=True)
+    assert "damaged" in lines[1]
+
+
+@pytest.mark.slow
+def test_the_classifier_is_right_on_real_mnist():
+    import os
+
+    if not os.environ.get("A3_DATA"):
+        pytest.skip("A3_DATA does not name the real data")
+    train, _, test = mnist(data="mnist", download=False)
+    judge = quality.classifier(train, torch.device("cpu"))
+    predicted = quality.look(judge, test.images / 255)[1].argmax(1)
+    assert (predicted == test.labels).float().mean() >= 0.992
+
+
+@pytest.mark.slow
+def test_a_short_run_on_glyphs_finds_the_classes_and_halves_the_distance(glyph_cache):
+    train, val, _ = mnist(data="glyphs", batch_size=64, download=False)
+    judge = quality.classifier(train, torch.device("cpu"))
+    features, _ = quality.look(judge, val.images / 255)
+    torch.manual_seed(0)
+    generator, discriminator = Generator(), Discriminator()
+    average = copy.deepcopy(generator)
+    optimizers = [torch.optim.Adam(m.parameters(), 4e-4, betas=(0.5, 0.999)) for m in (generator, discriminator)]
+
+    def look():
+        return quality.look(judge, gan.images_of(gan.settle(average), torch.randn(5000, 100)))
+
+    before = quality.frechet(look()[0], features)
+    for _ in range(5):
+        gan.train(train, discriminator, generator, *optimizers, lambda: gan.follow(average, generator, 0.995))
+    after, probabilities = look()
+    assert quality.frechet(after, features) < before / 2
+    assert (torch.bincount(probabilities.argmax(1), minlength=10) > 25).sum() >= 9
