@@ -76,14 +76,14 @@ def image_grids(path, grids, columns, title="", row_labels=None):
     pictures = {caption: tile(images, columns) for caption, images in grids.items()}
     widths = [picture.shape[1] for picture in pictures.values()]
     height = max(picture.shape[0] for picture in pictures.values())
-    inches = max(2.2 * len(pictures), 3.0) if columns <= 10 else 4.5 * len(pictures)
+    inches = min(5.5, 2.4 * len(pictures) * max(1, columns / 9))  # at most the report's text width
     size = (inches, inches * height / sum(widths) + 0.25 + 0.2 * bool(title))
     figure, axes = plt.subplots(
         1, len(pictures), figsize=size, gridspec_kw={"width_ratios": widths}, squeeze=False, layout="constrained"
     )
     for axis, (caption, picture) in zip(axes[0], pictures.items()):
         axis.imshow(picture, vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(caption)
+        axis.set_title(caption, fontsize=9 if len(pictures) < 4 else 6.5)
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
         axis.spines[:].set_visible(False)
@@ -93,7 +93,7 @@ def image_grids(path, grids, columns, title="", row_labels=None):
             row_labels = None
     if title:
         figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=max(200, int(2 * sum(widths) / inches)))
+    figure.savefig(path, dpi=max(200, int(2.5 * sum(widths) / inches)))
     plt.close(figure)
 
 

@@ -1,0 +1,64 @@
+"""The commands that README and docstrings print: each exists, each option parses; make's set-up explains itself."""
+
+import importlib
+import os
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = sorted(path.stem for path in ROOT.glob("code/a3_*_template.py"))
+PRINTED = re.compile(r"python code/(\w+)\.py([^`\n]*)")
+
+
+def printed_commands():
+    for path in [ROOT / "README.md", *ROOT.glob("code/*.py")]:
+        for script, words in PRINTED.findall(path.read_text()):
+            if script in SCRIPTS and "{" not in words:
+                yield script, tuple(re.split(r"\s{2,}|#", words.strip())[0].split())
+
+
+@pytest.mark.parametrize(("script", "words"), sorted(set(printed_commands())), ids=str)
+def test_every_printed_command_parses(script, words):
+    args = importlib.import_module(script).parse_args(list(words))
+    assert args.seed == 42
+
+
+def test_make_targets_in_the_readme_exist_and_help_lists_them():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
+    for target in set(re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text())):
+        assert f"make {target} " in listed or target == "help", target
+    assert all(len(line) < 100 for line in listed.splitlines())
+
+
+def make(*words, **environment):
+    call = ["make", *words]
+    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def test_set_up_names_what_is_missing(tmp_path):
+    fresh = tmp_path / "checkout"
+    fresh.mkdir()
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt"):
+        (fresh / name).write_text((ROOT / name).read_text())
+    done = make("-C", str(fresh), "setup", "BASE_PYTHON=no-such-python")
+    assert done.returncode == 2
+    assert "Python is missing: install Python 3.10 or newer" in done.stdout + done.stderr
+    old = tmp_path / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = make("-C", str(fresh), "setup", f"BASE_PYTHON={old}")
+    assert "Python 3.10 or newer is needed" in done.stdout + done.stderr
+    assert not (fresh / ".venv").exists()
+    bare = tmp_path / "bare-python"
+    bare.write_text("#!/bin/sh\nexit 1\n")
+    bare.chmod(0o755)
+    done = make("-C", str(fresh), "setup", f"PYTHON={bare}")
+    done = make("-C", str(fresh), "existing-environment", f"PYTHON={bare}")
+    assert "lacks packages" in done.stdout + done.stderr
+
+
+def test_make_runs_the_tests_of_the_readme_in_ci():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    assert "make test" in (ROOT / "README.md").read_text()
