@@ -9,14 +9,14 @@ import pytest
 from conftest import ROOT
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("code/a3_*_template.py"))
-PRINTED = re.compile(r"python code/(\w+)\.py([^`\n]*)")
+PRINTED = re.compile(r"python code/(\w+)\.py((?: -[-\w]+(?: [\w.]+)?)*)(?=`|\s\s|\n)")
 
 
 def printed_commands():
     for path in [ROOT / "README.md", *ROOT.glob("code/*.py")]:
         for script, words in PRINTED.findall(path.read_text()):
             if script in SCRIPTS and "{" not in words:
-                yield script, tuple(re.split(r"\s{2,}|#", words.strip())[0].split())
+                yield script, tuple(words.split())
 
 
 @pytest.mark.parametrize(("script", "words"), sorted(set(printed_commands())), ids=str)
