@@ -62,11 +62,17 @@ class Terminated(BaseException):
 class Parser(argparse.ArgumentParser):
     """Errors in one line; the script's docstring above the options."""
 
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
+    class Formatter(argparse.RawDescriptionHelpFormatter):
+        def __init__(self, prog):
+            super().__init__(prog, max_help_position=26, width=100)
+
+        def _get_help_string(self, action):
+            plain = action.default in (None, False, argparse.SUPPRESS)
+            return action.help if plain else f"{action.help} (default: %(default)s)"
 
     def __init__(self, doc):
-        super().__init__(description=doc, formatter_class=self.Formatter, allow_abbrev=False)
+        usage = "python code/%(prog)s [options]"
+        super().__init__(description=doc, usage=usage, formatter_class=self.Formatter, allow_abbrev=False)
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")

@@ -54,3 +54,14 @@ def gan(run, title, generator, judge, train, snapshots, images_of):
         run.figure("neighbours.png"), {f"{title}: samples above, nearest training images below": rows}, 10
     )
     figures.animation(run.figure("samples.gif"), [snapshot.float() / 255 for snapshot in snapshots], 5)
+
+
+@torch.no_grad()
+def nf(run, title, model, snapshots):
+    """Samples at four temperatures, the masks, the samples growing up."""
+    z = torch.randn(25, *model.flow.z_shape, generator=torch.Generator().manual_seed(0)).to(run.device)
+    grids = {f"temperature {t}": model.decode(t * z) / 255 for t in (0.7, 0.8, 0.9, 1.0)}
+    figures.image_grids(run.figure("temperatures.png"), grids, 5, f"{title}: the same z, scaled")
+    masks = [torch.zeros(784).index_fill(0, layer.kept.cpu(), 1.0) for layer in list(model.flow.layers)[:2]]
+    figures.image_grids(run.figure("masks.png"), {"what a coupling keeps (white), and the next": torch.stack(masks)}, 2)
+    figures.animation(run.figure("samples.gif"), [snapshot.float() / 255 for snapshot in snapshots], 5)

@@ -1,0 +1,354 @@
+"""RealNVP flow on MNIST (Dinh et al. 2017, arXiv:1605.08803): affine couplings on a checkerboard.
+
+    python code/a3_nf_template.py               train, 40 epochs
+    python code/a3_nf_template.py --epochs 10   the short run
+    python code/a3_nf_template.py --sample 64   a grid of samples from the trained flow, no training
+    python code/a3_nf_template.py --quick       a small run in half a minute
+
+@measured
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
+import experiment
+import extras
+import figures
+from datasets import GREY
+from datasets.mnist import mnist
+
+BAR = 1.85  # bits per dimension, Question 3.8
+LARGEST_GRID = 400
+
+
+def log_prior(x):
+    """log N(x | 0, 1) of every element."""
+    return -0.5 * (x**2 + math.log(2 * math.pi))
+
+
+def sample_prior(size):
+    return torch.randn(size)
+
+
+def get_mask():
+    """[1, 784], 1 where row + column is even: the checkerboard."""
+    row, column = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
+    return ((row + column) % 2 == 0).float().reshape(1, 784)
+
+
+def at_least_float32(x):
+    """Undo the bfloat16 that autocast makes of a matrix product."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Coupling(nn.Module):
+    """Where the mask is 1, z stays; the rest is scaled and shifted by what a net says of the part that stays.
+
+    The net sees the kept elements alone and speaks of the changed ones alone: multiplying by the mask would give it
+    zeros to read and outputs to throw away."""
+
+    def __init__(self, c_in, mask, n_hidden=1024):
+        super().__init__()
+        mask = mask.reshape(c_in).bool()
+        self.register_buffer("kept", torch.nonzero(mask).squeeze(1))
+        self.register_buffer("changed", torch.nonzero(~mask).squeeze(1))
+        self.nn = nn.Sequential(
+            nn.Linear(len(self.kept), n_hidden), nn.SiLU(),
+            nn.Linear(n_hidden, n_hidden), nn.SiLU(),
+            nn.Linear(n_hidden, 2 * len(self.changed)),
+        )  # fmt: skip
+        nn.init.zeros_(self.nn[-1].weight)  # so the whole flow starts as the identity
+        nn.init.zeros_(self.nn[-1].bias)
+
+    def forward(self, z, ldj, reverse=False):
+        """z [B, c_in], ldj [B] -> the same, transformed; the Jacobian is triangular, its diagonal exp(log_scale)."""
+        kept, changed = z[:, self.kept], z[:, self.changed]
+        log_scale, shift = at_least_float32(self.nn(kept)).chunk(2, dim=1)
+        log_scale = torch.tanh(log_scale)
+        if reverse:
+            changed = (changed - shift) * torch.exp(-log_scale)
+            ldj = ldj - log_scale.sum(1)
+        else:
+            changed = changed * torch.exp(log_scale) + shift
+            ldj = ldj + log_scale.sum(1)
+        return z.index_copy(1, self.changed, changed), ldj
+
+
+class Flow(nn.Module):
+    """2 n_flows couplings, on the checkerboard and its complement in turn."""
+
+    def __init__(self, shape, n_flows=4, n_hidden=512):
+        super().__init__()
+        (channels,) = shape
+        mask = get_mask()
+        self.layers = nn.ModuleList()
+        for _ in range(n_flows):
+            self.layers.append(Coupling(channels, mask, n_hidden))
+            self.layers.append(Coupling(channels, 1 - mask, n_hidden))
+        self.z_shape = (channels,)
+
+    def forward(self, z, logdet, reverse=False):
+        for layer in reversed(self.layers) if reverse else self.layers:
+            z, logdet = layer(z, logdet, reverse)
+        return z, logdet
+
+
+class Model(nn.Module):
+    """Integers 0..255 to noise and back, with the log-density that the way implies."""
+
+    def __init__(self, shape, n_flows=4, n_hidden=512, alpha=1e-5):
+        super().__init__()
+        self.alpha = alpha
+        self.flow = Flow(shape, n_flows, n_hidden)
+
+    def dequantize(self, z):
+        """Noise in [0, 1) makes integers a continuous variable whose density bounds their probability (Theis 2016)."""
+        return z + torch.rand_like(z)
+
+    def logit_normalize(self, z, logdet, reverse=False):
+        """[0, 256] to the real line: y = alpha / 2 + (1 - alpha) z / 256, then logit(y); and back."""
+        d = z.shape[1]
+        if not reverse:
+            y = self.alpha / 2 + (1 - self.alpha) * z / 256
+            logdet = logdet + d * (math.log(1 - self.alpha) - math.log(256))
+            logdet = logdet - (torch.log(y) + torch.log1p(-y)).sum(1)
+            return torch.log(y) - torch.log1p(-y), logdet
+        y = torch.sigmoid(z)
+        logdet = logdet + (torch.log(y) + torch.nn.functional.logsigmoid(-z)).sum(1)
+        logdet = logdet - d * (math.log(1 - self.alpha) - math.log(256))
+        return (y - self.alpha / 2) / (1 - self.alpha) * 256, logdet
+
+    def forward(self, input):
+        """log p(x) [B] in nats, the density on the scale 0..256, from one dequantisation."""
+        z = self.dequantize(input)
+        z, ldj = self.logit_normalize(z, torch.zeros_like(z[:, 0]))
+        z, ldj = self.flow(z, ldj)
+        return log_prior(z).sum(1) + ldj
+
+    @torch.no_grad()
+    def decode(self, z):
+        """Latent vectors to images, integers 0..255."""
+        z, ldj = self.flow(z, torch.zeros_like(z[:, 0]), reverse=True)
+        x, _ = self.logit_normalize(z, ldj, reverse=True)
+        return x.floor().clamp(0, 255)
+
+    @torch.no_grad()
+    def sample(self, n_samples):
+        device = next(self.parameters()).device
+        return self.decode(sample_prior((n_samples, *self.flow.z_shape)).to(device))
+
+
+def bits_per_dim(log_px, dimensions=784):
+    """Nats per image to bits per dimension."""
+    return -log_px / (dimensions * math.log(2))
+
+
+def epoch_iter(model, data, optimizer, schedule=None):
+    """One pass over `data`, learning if the model is in training mode. Returns the average bits per dimension."""
+    device = next(model.parameters()).device
+    total, images, losses = 0, 0, []
+    for imgs, _ in data:
+        with torch.set_grad_enabled(model.training), experiment.autocast(device, model.training):
+            log_px = model(imgs.to(device))
+        if model.training:
+            loss = bits_per_dim(log_px.mean())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # one odd batch does not undo an epoch
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            losses.append(loss.detach())
+        total = total + log_px.detach().double().sum()  # the last batch is smaller: sum now, divide at the end
+        images += len(imgs)
+    experiment.require_finite(losses)
+    return bits_per_dim(float(total) / images)
+
+
+def run_epoch(model, data, optimizer, schedule=None):
+    """One epoch of training and one of validation. Returns the two averages, bits per dimension."""
+    traindata, valdata = data
+    model.train()
+    train_bpd = epoch_iter(model, traindata, optimizer, schedule)
+    model.eval()
+    return train_bpd, epoch_iter(model, valdata, optimizer)
+
+
+@torch.no_grad()
+def averaged_bpd(model, data, n_samples):
+    """Bits per dimension of the average of `n_samples` dequantisations' densities: nearer to log P(x) than one."""
+    device = next(model.parameters()).device
+    total, images = 0.0, 0
+    for imgs, _ in data:
+        x = imgs.to(device)
+        log_px = torch.stack([model(x).double() for _ in range(n_samples)])  # [S, B]
+        total += float((log_px.logsumexp(0) - math.log(n_samples)).sum())
+        images += len(x)
+    return bits_per_dim(total / images)
+
+
+def save_bpd_plot(train_curve, val_curve, filename, title=""):
+    """Bits per dimension against the epoch; the untrained model at epoch 0 would hide the rest, so it is named only."""
+    epochs = range(1, len(train_curve))
+    crossed = next((epoch for epoch in epochs if val_curve[epoch] < BAR), None)
+    note = f"untrained: {val_curve[0]:.2f}" + (f"; below {BAR} from epoch {crossed}" if crossed else "")
+    figures.curves(
+        filename, epochs, {"training": train_curve[1:], "validation": val_curve[1:]},
+        ylabel="bits per dimension", title=f"{title} ({note})", marks=[(BAR, f"{BAR}, the course's bar")],
+        ylim=(min(val_curve) - 0.05, max(BAR + 0.1, min(val_curve) + 0.4)),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def interpolations(model, val):
+    """Five pairs of validation images of different classes, their codes joined by 9 points: [45, 784] and the pairs."""
+    first = [int(torch.nonzero(val.labels == digit)[0]) for digit in range(10)]
+    pairs = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    model.eval()
+    codes = {}
+    for digit in range(10):
+        z, ldj = model.logit_normalize(
+            val.images[first[digit]][None].float() + 0.5, torch.zeros(1, device=val.images.device)
+        )
+        codes[digit] = model.flow(z, ldj)[0]
+    steps = torch.linspace(0, 1, 9, device=val.images.device).unsqueeze(1)
+    paths = torch.cat([(1 - steps) * codes[a] + steps * codes[b] for a, b in pairs])
+    return model.decode(paths), [f"{a} to {b}" for a, b in pairs]
+
+
+def stage_name(epoch, epochs):
+    names = {0: "untrained", epochs // 2: "half-way", epochs: "end"}
+    return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
+
+
+def save_figures(run, title, model, val, snapshots):
+    """What Question 3.8 asks for, samples from the same z at four points of training, interpolations."""
+    save_bpd_plot(run.column("train_bpd"), run.column("val_bpd"), run.figure("bpd.pdf"), title)
+    chosen = sorted({run.epochs * quarter // 4 for quarter in (0, 1, 2, 4)})
+    grids = {stage_name(epoch, run.epochs): snapshots[epoch].float() / 255 for epoch in chosen}
+    figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: the same z in all")
+    images, rows = interpolations(model, val)
+    caption = f"{title}: between validation images, in latent space"
+    figures.image_grids(run.figure("interpolation.png"), {caption: images / 255}, 9, row_labels=rows)
+
+
+def main():
+    if ARGS.sample:
+        return draw_samples()
+    train, val, test = mnist(ARGS.data_root, ARGS.batch_size, data=ARGS.data, shift=ARGS.shift)
+    run = experiment.Run(ARGS, __file__, "nf", train.name, ARGS.epochs)
+    print(f"Data:   {train.title}, {train.source}")
+    if run.finished and not ARGS.extra:
+        return
+    if ARGS.quick:
+        train, val, test = train.subset(3000), val.subset(500), test.subset(500)
+    train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
+
+    torch.manual_seed(ARGS.seed)
+    model = Model([784], ARGS.flows, ARGS.hidden, ARGS.alpha).to(run.device)
+    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=0.02, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, ARGS.lr, total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
+    )
+    codes = sample_prior((25, 784)).to(run.device)  # the same in every picture of every epoch
+    snapshots, best = [], None
+
+    if state := run.load():
+        experiment.fill(model, state["model"], run.checkpoint)
+        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
+        schedule.load_state_dict(state["schedule"])
+        snapshots, best = state["snapshots"], state["best"]
+
+    for epoch in range(len(run.history), ARGS.epochs + 1):
+        run.seed(epoch)
+        if epoch == 0:
+            model.eval()
+            train_bpd, val_bpd = epoch_iter(model, train, None), epoch_iter(model, val, None)
+        else:
+            # ever fewer training images are shifted, in the last tenth of the epochs none
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * ARGS.epochs))
+            train_bpd, val_bpd = run_epoch(model, (run.watch(train), val), optimizer, schedule)
+        run.record(epoch, train_bpd=train_bpd, val_bpd=val_bpd)
+        if val_bpd <= min(run.column("val_bpd")):
+            best = {name: value.clone() for name, value in model.state_dict().items()}
+        snapshots.append(model.decode(codes).to(torch.uint8).cpu())
+        run.save(
+            model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
+            best=best, snapshots=snapshots,
+        )  # fmt: skip
+
+    model.load_state_dict(best)
+    model.eval()
+    title = f"RealNVP, {train.title}"
+    save_figures(run, title, model, val, snapshots)
+    experiment.save_checked(
+        run.folder / "flow.pt",
+        {
+            "flows": ARGS.flows,
+            "hidden": ARGS.hidden,
+            "alpha": ARGS.alpha,
+            "state": {k: v.cpu() for k, v in best.items()},
+        },
+    )
+    if ARGS.extra:
+        extras.nf(run, title, model, snapshots)
+    if not run.finished:  # the test split is looked at once
+        run.seed(ARGS.epochs + 1)
+        test_bpd = epoch_iter(model, run.follow(test, "test"), None)
+        test_bpd_8 = averaged_bpd(model, run.follow(test, "test, 8 samples"), 8)
+        chosen = min(run.history, key=lambda row: row["val_bpd"])
+        crossed = next((row["epoch"] for row in run.history if row["val_bpd"] < BAR), None)
+        run.finish(
+            model, val_bpd=chosen["val_bpd"], best_epoch=chosen["epoch"], test_bpd=test_bpd, test_bpd_8=test_bpd_8,
+            first_epoch_below_1_85=crossed,
+            seconds_to_1_85=None if crossed is None else sum(run.epoch_seconds[: crossed + 1]),
+        )  # fmt: skip
+
+
+def draw_samples():
+    """--sample N: a grid from a flow.pt, without data and without training."""
+    folders = [experiment.ROOT / "runs" / data / (ARGS.name or "nf") for data in GREY]
+    path = next((folder / "flow.pt" for folder in folders if (folder / "flow.pt").exists()), None)
+    if path is None:
+        raise experiment.UserError("no trained flow found in runs/: train one first")
+    state = experiment.load_checked(path)
+    if not isinstance(state, dict) or set(state) != {"flows", "hidden", "alpha", "state"}:
+        raise experiment.UserError(f"{experiment.show(path)} is not a flow of this script")
+    model = Model([784], state["flows"], state["hidden"], state["alpha"])
+    experiment.fill(model, state["state"], path)
+    torch.manual_seed(ARGS.seed)
+    target = path.with_name(f"samples-{ARGS.sample}.png")
+    figures.picture(target, model.sample(ARGS.sample) / 255, math.ceil(math.sqrt(ARGS.sample)))
+    print(f"{ARGS.sample} samples: {experiment.show(target)}")
+
+
+def parse_args(arguments=None):
+    number = experiment.number
+    parser = experiment.Parser(__doc__)
+    group = parser.add_argument_group("model and training")
+    group.add_argument("--epochs", type=number(int, 1), default=40, help="passes over the training images")
+    group.add_argument("--flows", type=number(int, 1, 100), default=4, help="pairs of couplings")
+    group.add_argument("--hidden", type=number(int, 1, 20000), default=512, help="width of the couplings' nets")
+    group.add_argument("--batch_size", type=number(int, 1), default=256, help="images a step")
+    group.add_argument("--lr", type=number(float, above=0), default=2e-3, help="Adam's highest learning rate")
+    group.add_argument("--alpha", type=number(float, above=0, below=0.5), default=1e-5, help="margin of the logit")
+    group.add_argument(
+        "--shift", type=number(int, 0, 3), default=1, help="pixels by which training images move at first"
+    )
+    group = parser.add_argument_group("sampling without training")
+    group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")
+    experiment.run_options(parser, GREY)
+    args = parser.parse_args(arguments)
+    if args.quick:
+        args.epochs = min(args.epochs, 4)
+    return args
+
+
+if __name__ == "__main__":
+    ARGS = parse_args()
+    experiment.start(main)
