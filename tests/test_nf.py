@@ -1,0 +1,235 @@
+"""The flow's mathematics on re-drawn weights: at its start a coupling is the identity and every sign error passes."""
+
+import math
+
+import a3_nf_template as nf
+import numpy as np
+import pytest
+import torch
+from a3_nf_template import Coupling, Flow, Model
+
+from datasets.mnist import mnist
+
+
+def redraw(module, scale=1.0):
+    """Random weights in the last layers too, so that scales and shifts are of order one."""
+    torch.manual_seed(1)
+    for part in module.modules():
+        if isinstance(part, Coupling):
+            last = part.nn[-1]
+            torch.nn.init.normal_(last.weight, std=scale / last.in_features**0.5)
+            torch.nn.init.normal_(last.bias, std=0.3)
+    return module
+
+
+def small_model(pixels=6, n_flows=2, alpha=1e-5):
+    """The whole model on a tiny image, in float64."""
+    model = Model([pixels], 1, 8, alpha)
+    mask = (torch.arange(pixels) % 2).float()
+    couplings = [Coupling(pixels, m, 8) for _ in range(n_flows) for m in (mask, 1 - mask)]
+    model.flow.layers = torch.nn.ModuleList(couplings)
+    return redraw(model.double(), 3.0)
+
+
+@pytest.fixture(autouse=True)
+def _small_checkerboard(monkeypatch, request):
+    """Flow takes the course's 784-pixel mask; tiny images get one of their own."""
+    if "tiny" in request.node.name:
+        monkeypatch.setattr(nf, "get_mask", lambda: torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]]))
+
+
+def test_interface():
+    assert nf.log_prior(torch.zeros(3, 2)).shape == (3, 2)
+    assert nf.log_prior(torch.tensor(1.0)).item() == pytest.approx(-0.5 - 0.5 * math.log(2 * math.pi))
+    assert nf.sample_prior((4, 784)).shape == (4, 784)
+    mask = nf.get_mask()
+    assert mask.shape == (1, 784)
+    assert mask.sum() == 392
+    assert mask.reshape(28, 28)[0, 0] == 1
+    assert mask.reshape(28, 28)[0, 1] == 0
+    assert mask.reshape(28, 28)[1, 0] == 0
+    coupling = Coupling(784, mask)
+    z, ldj = coupling(torch.randn(5, 784), torch.zeros(5))
+    assert z.shape == (5, 784)
+    assert ldj.shape == (5,)
+    flow = Flow([784], n_flows=4)
+    assert len(flow.layers) == 8
+    assert flow.z_shape == (784,)
+    model = Model([784])
+    assert model(torch.randint(0, 256, (3, 784)).float()).shape == (3,)
+    samples = model.sample(2)
+    assert samples.shape == (2, 784)
+    assert ((samples >= 0) & (samples <= 255) & (samples == samples.floor())).all()
+
+
+def test_any_mask_is_allowed_and_what_it_keeps_stays():
+    mask = torch.zeros(784)
+    mask[:100] = 1
+    coupling = redraw(Coupling(784, mask, 32))
+    z = torch.randn(4, 784)
+    out, _ = coupling(z, torch.zeros(4))
+    assert torch.equal(out[:, :100], z[:, :100])
+    assert (out[:, 100:] != z[:, 100:]).all()
+
+
+@pytest.mark.parametrize("module", [lambda: Coupling(784, nf.get_mask(), 64), lambda: Flow([784], 3, 64)])
+def test_reverse_undoes_forward_and_its_log_determinant(module):
+    module = redraw(module())
+    z = torch.randn(16, 784)
+    out, ldj = module(z, torch.zeros(16))
+    back, total = module(out, ldj, reverse=True)
+    assert (out - z).abs().max() > 0.5
+    assert ldj.abs().mean() > 0.5
+    assert torch.allclose(back, z, atol=1e-4)
+    assert torch.allclose(total, torch.zeros(16), atol=1e-3)
+
+
+def test_log_determinant_of_a_coupling_against_autograd():
+    coupling = redraw(Coupling(10, torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 0, 0, 1]), 16).double(), 3.0)
+    z = torch.randn(1, 10, dtype=torch.float64)
+    for reverse in (False, True):
+        transform = lambda x, reverse=reverse: coupling(x, x[:, 0] * 0, reverse)[0]
+        jacobian = torch.autograd.functional.jacobian(transform, z).reshape(10, 10)
+        expected = torch.linalg.slogdet(jacobian).logabsdet.item()
+        assert coupling(z, torch.zeros(1), reverse)[1].item() == pytest.approx(expected, abs=1e-9)
+        assert abs(expected) > 0.1
+
+
+def test_log_determinant_of_the_whole_tiny_model_against_autograd():
+    model = small_model(alpha=0.05)
+    x = torch.tensor([[0.3, 255.9, 17.0, 100.0, 3.5, 200.0]], dtype=torch.float64)
+
+    def forward(x):
+        return model.flow(*model.logit_normalize(x, torch.zeros_like(x[:, 0])))
+
+    jacobian = torch.autograd.functional.jacobian(lambda x: forward(x)[0], x).reshape(6, 6)
+    expected = torch.linalg.slogdet(jacobian).logabsdet.item()
+    z, ldj = forward(x)
+    assert ldj.item() == pytest.approx(expected, abs=1e-9)
+    back, total = model.logit_normalize(*model.flow(z, ldj, reverse=True), reverse=True)
+    assert torch.allclose(back, x, atol=1e-6)
+    assert total.item() == pytest.approx(0, abs=1e-7)
+
+
+def test_density_of_a_two_dimensional_flow_integrates_to_one():
+    couplings = [Coupling(2, torch.tensor(mask), 16) for mask in ([1.0, 0.0], [0.0, 1.0]) * 2]
+    for coupling in couplings:
+        redraw(coupling.double(), 2.0)
+    line = torch.linspace(-25, 25, 1501, dtype=torch.float64)
+    z, ldj = torch.cartesian_prod(line, line), torch.zeros(1501**2, dtype=torch.float64)
+    with torch.no_grad():
+        for coupling in couplings:
+            z, ldj = coupling(z, ldj)
+    mass = torch.exp(nf.log_prior(z).sum(1) + ldj).sum() * (50 / 1500) ** 2
+    assert mass.item() == pytest.approx(1, abs=1e-3)
+
+
+def test_probabilities_of_all_tiny_images_sum_to_at_most_one():
+    """exp of the dequantised bound, summed over every image of 2 pixels with 256 levels taken in steps, is <= 1."""
+    model = Model([6], 1, 8).double()
+    model.flow.layers = torch.nn.ModuleList([Coupling(2, torch.tensor(m), 16) for m in ([1.0, 0.0], [0.0, 1.0])])
+    redraw(model.double(), 2.0)
+    levels = torch.arange(256, dtype=torch.float64)
+    images = torch.cartesian_prod(levels, levels)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        log_px = torch.stack([model(images) for _ in range(20)])
+    bound, density = log_px.mean(0).exp().sum().item(), log_px.exp().mean(0).sum().item()
+    assert bound < density
+    assert density == pytest.approx(1, abs=0.03)  # the density itself integrates to 1 over [0, 256]^2
+    assert 0.3 < bound <= 1
+
+
+def test_bits_per_dimension_of_the_identity_model_on_uniform_noise():
+    """8 bits of a uniform density, plus what the logit of a uniform variable costs under a normal prior:
+    log p = log N(logit y) - log y(1-y) - log 256, so bpd = 8 + E[z^2 / 2 + log(2 pi) / 2 + log y(1-y)] / log 2."""
+    torch.manual_seed(0)
+    model = Model([784], alpha=1e-9)
+    x = torch.randint(0, 256, (400, 784)).float()
+    bpd = nf.bits_per_dim(model(x).mean().item())
+    # E[logit(y)^2] = pi^2 / 3 and E[log y(1-y)] = -2 for uniform y
+    expected = 8 + (math.pi**2 / 6 + 0.5 * math.log(2 * math.pi) - 2) / math.log(2)
+    assert bpd == pytest.approx(expected, abs=0.005)
+    assert nf.bits_per_dim(-784 * math.log(256)) == pytest.approx(8)
+
+
+def test_the_constant_of_alpha_is_counted():
+    x = torch.full((1, 784), 128.0)
+    ldj = [Model([784], alpha=alpha).logit_normalize(x, torch.zeros(1))[1].item() for alpha in (1e-9, 0.4)]
+    # y = 1/2 for every alpha: the two differ by 784 log(1 - alpha) alone
+    assert ldj[1] - ldj[0] == pytest.approx(784 * math.log(0.6), rel=1e-4)
+
+
+def test_dequantisation_is_uniform_and_the_argument_stays():
+    torch.manual_seed(0)
+    x = torch.zeros(200, 784)
+    u = Model([784]).dequantize(x)
+    assert x.abs().max() == 0
+    assert 0 <= u.min() < u.max() < 1
+    assert u.mean().item() == pytest.approx(0.5, abs=0.01)
+    assert u.var().item() == pytest.approx(1 / 12, abs=0.002)
+
+
+def test_round_trip_in_float32_is_finer_than_a_grey_level():
+    model = redraw(Model([784], 4, 64), 0.5)
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (50, 784)).float() + 0.5
+    with torch.no_grad():
+        z, ldj = model.flow(*model.logit_normalize(x, torch.zeros(50)))
+        back, _ = model.logit_normalize(*model.flow(z, ldj, reverse=True), reverse=True)
+    assert (back - x).abs().max() < 0.05
+    assert torch.equal(model.decode(z), x.floor())
+
+
+def test_gradient_reaches_every_parameter():
+    model = redraw(Model([784], 2, 16))
+    model(torch.rand(4, 784) * 255).mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_more_dequantisations_come_nearer_to_the_probability():
+    model = redraw(Model([784], 1, 16), 0.3).eval()
+    torch.manual_seed(0)
+    data = [(torch.randint(0, 256, (64, 784)).float(), None)]
+    with torch.no_grad():
+        one, eight = nf.averaged_bpd(model, data, 1), nf.averaged_bpd(model, data, 8)
+    assert eight < one
+    assert one == pytest.approx(nf.epoch_iter(model, data, None), abs=0.01)
+
+
+def test_validation_changes_nothing_and_training_does():
+    torch.manual_seed(0)
+    model = redraw(Model([784], 1, 16), 0.3)
+    data = [(torch.randint(0, 256, (16, 784)).float(), None)] * 2
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    before = [p.clone() for p in model.parameters()]
+    nf.epoch_iter(model.eval(), data, optimizer)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
+    train_bpd, val_bpd = nf.run_epoch(model, (data, data), optimizer)
+    assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before))
+    assert np.isfinite([train_bpd, val_bpd]).all()
+
+
+def test_bfloat16_and_float32_agree():
+    model = redraw(Model([784], 4, 64), 0.5).eval()
+    x = torch.randint(0, 256, (256, 784)).float()
+    values = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            log_px = model(x)
+        assert log_px.dtype == torch.float32
+        values.append(nf.bits_per_dim(log_px.mean().item()))
+    assert values[0] == pytest.approx(values[1], abs=0.005)
+
+
+@pytest.mark.slow
+def test_two_epochs_on_glyphs_reach_what_a_missing_log_determinant_cannot(glyph_cache):
+    train, val, _ = mnist(data="glyphs", batch_size=256, download=False)
+    torch.manual_seed(0)
+    model = Model([784])
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(2):
+        _, val_bpd = nf.run_epoch(model, (train, val), optimizer)
+    assert 0.8 < val_bpd < 3.0
