@@ -53,7 +53,7 @@ def of_the_user(quick):
     lines, links, banner = [], ROOT / "runs" / "report-figures", None
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    for name in ("vae-z20", "vae-z2", "gan"):
+    for name in ("vae-z20", "vae-z2", "gan", "nf"):
         for data in (*REAL, *OTHERS):
             folder = top / data / name
             if (folder / "results.json").exists():

@@ -98,6 +98,22 @@ def test_training_reports_means_and_learns():
     assert all(not torch.equal(p, q) for p, q in zip(after, before) if p.dim() > 1)
 
 
+def test_jitter_moves_by_whole_pixels_and_passes_the_gradient():
+    torch.manual_seed(0)
+    image = torch.full((1, 28, 28), -1.0)
+    image[0, 10, 15] = 1.0
+    batch = image.view(1, 784).repeat(800, 1).requires_grad_(True)
+    places = set()
+    for _ in range(40):
+        moved = gan.jitter(batch)
+        assert moved.shape == (800, 784)
+        assert (moved.sum(1) == batch[0].sum()).all()
+        places |= {divmod(int(i), 28) for i in moved.argmax(1)}
+    assert places == {(10 + r, 15 + c) for r in range(-2, 3) for c in range(-2, 3)}
+    moved.sum().backward()
+    assert batch.grad[:, 10 * 28 + 15].eq(1).all()
+
+
 def test_a_last_batch_of_one_image_is_left_out():
     discriminator, generator = Discriminator(), Generator()
     batches = [*few_batches(1), (torch.zeros(1, 784), torch.zeros(1))]

@@ -16,9 +16,9 @@ from conftest import ROOT, is_one_line
 
 import experiment
 
-SCRIPTS = ["a3_vae_template.py"]
-FOLDER = {"a3_vae_template.py": "quick/glyphs-binary"}
-DATA = {"a3_vae_template.py": "glyphs-binary"}
+DATA = {"a3_vae_template.py": "glyphs-binary", "a3_gan_template.py": "glyphs", "a3_nf_template.py": "glyphs"}
+SCRIPTS = list(DATA)
+FOLDER = {script: f"quick/{data}" for script, data in DATA.items()}
 
 
 def options(script, name):
