@@ -245,8 +245,8 @@ def main():
     discriminator = Discriminator(ARGS.d_width, ARGS.dropout).to(run.device)
     average = copy.deepcopy(generator)
     # no momentum: the game turns faster than an average of past gradients
-    optimizer_G = torch.optim.Adam(generator.parameters(), ARGS.lr, betas=(0, 0.999), fused=True)
-    optimizer_D = torch.optim.Adam(discriminator.parameters(), ARGS.d_lr, betas=(0, 0.999), fused=True)
+    optimizer_G = torch.optim.Adam(generator.parameters(), ARGS.lr, betas=(0.0, 0.999), fused=True)
+    optimizer_D = torch.optim.Adam(discriminator.parameters(), ARGS.d_lr, betas=(0.0, 0.999), fused=True)
     parts = {"generator": generator, "discriminator": discriminator, "average": average,
              "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}  # fmt: skip
     noise = torch.randn(25, ARGS.latent_dim)  # the same in every picture
