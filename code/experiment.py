@@ -271,16 +271,15 @@ class Run:
         if self.finished or self.checkpoint.exists():
             try:
                 theirs = json.loads(path.read_text())
-                before, now = (
-                    {**theirs["settings"], "script": theirs["script"]},
-                    {**self.settings, "script": self.script},
-                )
+                # the script is compared first
+                before = {" script": theirs["script"], **theirs["settings"]}
+                now = {" script": self.script, **self.settings}
             except (OSError, ValueError, KeyError, TypeError):
                 raise UserError(f"{show(path)} is missing or damaged: start again with --fresh") from None
             for key in sorted(before.keys() | now.keys()):
                 if before.get(key) != now.get(key):
                     raise UserError(
-                        f"{show(self.folder)} was made with {key} = {before.get(key)}, not {now.get(key)}: "
+                        f"{show(self.folder)} was made with {key.strip()} = {before.get(key)}, not {now.get(key)}: "
                         "choose another --name, or --fresh to start again"
                     )
             if not self.finished and not self.args.resume:

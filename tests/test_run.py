@@ -25,13 +25,27 @@ def options(script, name):
     return ["--quick", "--data", DATA[script], "--name", name]
 
 
+def whole_name(script):
+    return f"whole-{script.split('_')[1]}"
+
+
 @pytest.fixture(scope="module", params=SCRIPTS)
 def whole(request, checkout):
     """A run that nothing disturbed: (script, its folder)."""
     script = request.param
-    done = checkout.run(script, *options(script, "whole"), "--extra", cwd="/")
+    done = checkout.run(script, *options(script, whole_name(script)), "--extra", cwd="/")
     assert done.returncode == 0, done.stderr
-    return script, checkout.folder / "runs" / FOLDER[script] / "whole", done
+    return script, checkout.folder / "runs" / FOLDER[script] / whole_name(script), done
+
+
+@pytest.fixture(scope="module")
+def vae(checkout):
+    """The same of one script, for what is the same in all."""
+    script = "a3_vae_template.py"
+    folder = checkout.folder / "runs" / FOLDER[script] / whole_name(script)
+    if not (folder / "results.json").exists():
+        assert checkout.run(script, *options(script, whole_name(script))).returncode == 0
+    return script, folder
 
 
 def test_a_quick_run_writes_what_it_promises(whole):
@@ -56,14 +70,14 @@ def test_a_quick_run_writes_what_it_promises(whole):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_a_finished_run_is_left_alone_and_fresh_makes_it_again(whole, checkout):
-    script, folder, _ = whole
+def test_a_finished_run_is_left_alone_and_fresh_makes_it_again(vae, checkout):
+    script, folder = vae
     before = (folder / "results.json").read_bytes(), (folder / "metrics.csv").read_bytes()
-    done = checkout.run(script, *options(script, "whole"))
+    done = checkout.run(script, *options(script, whole_name(script)))
     assert done.returncode == 0
     assert "finished" in done.stdout
     assert ((folder / "results.json").read_bytes(), (folder / "metrics.csv").read_bytes()) == before
-    done = checkout.run(script, *options(script, "whole"), "--fresh")
+    done = checkout.run(script, *options(script, whole_name(script)), "--fresh")
     assert done.returncode == 0, done.stderr
     assert (folder / "metrics.csv").read_bytes() == before[1]  # same seed, same machine: same numbers
 
@@ -74,7 +88,7 @@ def test_killed_anywhere_and_resumed_it_ends_with_the_same_numbers(whole, checko
     print(f"seed {seed}")
     dice = random.Random(seed)
     for trial, row in enumerate((1, 3)):
-        name = f"killed-{trial}"
+        name = f"killed-{trial}-{script.split('_')[1]}"
         child = checkout.start_until(script, *options(script, name), rows=row, folder=f"{FOLDER[script]}/{name}")
         time.sleep(dice.random() * 0.4)
         child.kill()
@@ -93,8 +107,8 @@ def test_killed_anywhere_and_resumed_it_ends_with_the_same_numbers(whole, checko
 
 
 @pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_quickly_and_say_how_to_go_on(sign, status, whole, checkout):
-    script, _, _ = whole
+def test_signals_end_quickly_and_say_how_to_go_on(sign, status, vae, checkout):
+    script, _ = vae
     name = f"signal-{status}"
     child = checkout.start_until(script, *options(script, name), rows=2, folder=f"{FOLDER[script]}/{name}")
     start = time.monotonic()
@@ -107,18 +121,18 @@ def test_signals_end_quickly_and_say_how_to_go_on(sign, status, whole, checkout)
     assert "is saved" in err
 
 
-def test_other_settings_than_the_checkpoints_are_refused(whole, checkout):
-    script, folder, _ = whole
+def test_other_settings_than_the_checkpoints_are_refused(vae, checkout):
+    script, folder = vae
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    done = checkout.run(script, *options(script, "whole"), "--resume", "--lr", "0.002")
+    done = checkout.run(script, *options(script, whole_name(script)), "--resume", "--lr", "0.002")
     assert done.returncode == 2
     assert is_one_line(done.stderr)
     assert "lr = " in done.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_a_damaged_checkpoint_is_refused_and_kept(whole, checkout):
-    script, folder, _ = whole
+def test_a_damaged_checkpoint_is_refused_and_kept(vae, checkout):
+    script, folder = vae
     name = "damaged"
     child = checkout.start_until(script, *options(script, name), rows=2, folder=f"{FOLDER[script]}/{name}")
     child.kill()
@@ -134,8 +148,8 @@ def test_a_damaged_checkpoint_is_refused_and_kept(whole, checkout):
     assert path.read_bytes() == content
 
 
-def test_two_runs_of_one_name_do_not_mix(whole, checkout):
-    script, _, _ = whole
+def test_two_runs_of_one_name_do_not_mix(vae, checkout):
+    script, _ = vae
     child = checkout.start_until(script, *options(script, "twice"), rows=1, folder=f"{FOLDER[script]}/twice")
     second = checkout.run(script, *options(script, "twice"))
     child.kill()
@@ -145,17 +159,23 @@ def test_two_runs_of_one_name_do_not_mix(whole, checkout):
     assert "in use" in second.stderr
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        ["--epochs", "-1"], ["--epochs", "x"], ["--zdim", "0"], ["--beta", "-1"], ["--lr", "0"], ["--lr", "nan"],
-        ["--data", "cifar"], ["--device", "abacus"], ["--name", "../up"], ["--seed", "-5"], ["--no-such-option"],
-        ["--data-root", "/no/such/folder"], ["--batch_size", "0"],
+WRONG = {
+    "vae": [
+        "--epochs -1", "--epochs x", "--zdim 0", "--beta -1", "--lr 0", "--lr nan", "--data cifar", "--device abacus",
+        "--name ../up", "--seed -5", "--no-such-option", "--batch_size 0", "--data-root /no/such/folder",
     ],
-    ids=" ".join,
-)  # fmt: skip
-def test_wrong_input_gives_one_line_and_status_2(wrong, checkout):
-    script = "a3_vae_template.py"
+    "gan": ["--latent_dim 0", "--batch_size 1", "--save_interval 0", "--sample 401", "--sample 4 --generator /none"],
+    "nf": ["--alpha 0.5", "--alpha 0", "--flows 0", "--sample 4"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "wrong"),
+    [(f"a3_{model}_template.py", wrong) for model, wrongs in WRONG.items() for wrong in wrongs],
+    ids=str,
+)
+def test_wrong_input_gives_one_line_and_status_2(script, wrong, checkout):
+    wrong = wrong.split()
     done = checkout.run(script, *options(script, "wrong"), *wrong)
     assert done.returncode == 2
     assert is_one_line(done.stderr), done.stderr
@@ -171,8 +191,8 @@ def test_help_is_a_manual(script, checkout):
     assert all(len(line) <= 120 for line in done.stdout.splitlines())
 
 
-def test_a_full_disk_stops_in_one_line_and_keeps_the_last_checkpoint(whole, checkout):
-    script, folder, _ = whole
+def test_a_full_disk_stops_in_one_line_and_keeps_the_last_checkpoint(vae, checkout):
+    script, folder = vae
     limited = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
         "script = sys.argv[1]; sys.argv = sys.argv[1:]; sys.path.insert(0, script.rsplit('/', 1)[0]); "
