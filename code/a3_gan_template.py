@@ -55,24 +55,34 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D: images [B, 784] in [-1, 1] to the probability [B, 1] that each is real."""
+    """D: images [B, 784] in [-1, 1] to the probability [B, 1] that each is real.
 
-    def __init__(self, width=1, dropout=0.0):
+    With `groups` the last layer also sees how much the features vary within groups of that many images (Karras et al.
+    2018): a generator that repeats itself is found out."""
+
+    def __init__(self, width=1, dropout=0.0, groups=0):
         super().__init__()
+        self.groups = groups
         self.layers = nn.Sequential(
             nn.Linear(784, 512 * width), nn.LeakyReLU(0.2), nn.Dropout(dropout),
             nn.Linear(512 * width, 256 * width), nn.LeakyReLU(0.2), nn.Dropout(dropout),
-            nn.Linear(256 * width, 1),
         )  # fmt: skip
+        self.out = nn.Linear(256 * width + bool(groups), 1)
 
     def logits(self, img):
-        return at_least_float32(self.layers(img.flatten(1)))
+        h = at_least_float32(self.layers(img.flatten(1)))  # [B, 256 width]
+        if self.groups:
+            size = self.groups if len(h) % self.groups == 0 else len(h)
+            grouped = h.view(-1, size, h.shape[1])
+            spread = (grouped.var(1, unbiased=False) + 1e-8).sqrt().mean(1, keepdim=True)  # [groups, 1]
+            h = torch.cat([h, spread.repeat_interleave(size, 0)], 1)
+        return at_least_float32(self.out(h))
 
     def forward(self, img):
         return torch.sigmoid(self.logits(img))
 
 
-def jitter(images, pixels=2):
+def jitter(images, pixels=1):
     """Move each eighth of a batch [B, 784] by up to `pixels` rows and columns, with a gradient.
 
     D sees real and generated images moved alike, so it cannot learn the real ones by heart, and G is not drawn towards
@@ -242,7 +252,7 @@ def main():
 
     torch.manual_seed(ARGS.seed)
     generator = Generator(ARGS.latent_dim, ARGS.width).to(run.device)
-    discriminator = Discriminator(ARGS.d_width, ARGS.dropout).to(run.device)
+    discriminator = Discriminator(ARGS.d_width, ARGS.dropout, ARGS.groups).to(run.device)
     average = copy.deepcopy(generator)
     # no momentum: the game turns faster than an average of past gradients
     optimizer_G = torch.optim.Adam(generator.parameters(), ARGS.lr, betas=(0.0, 0.999), fused=True)
@@ -331,7 +341,7 @@ def parse_args(arguments=None):
     number = experiment.number
     parser = experiment.Parser(__doc__)
     group = parser.add_argument_group("model and training")
-    group.add_argument("--n_epochs", type=number(int, 1), default=40, help="passes over the training images")
+    group.add_argument("--n_epochs", type=number(int, 1), default=60, help="passes over the training images")
     group.add_argument("--batch_size", type=number(int, 2), default=128, help="images a step; BatchNorm needs two")
     group.add_argument("--lr", type=number(float, above=0), default=8e-4, help="Adam's learning rate for G")
     group.add_argument("--d_lr", type=number(float, above=0), default=3e-4, help="the same for D")
@@ -339,6 +349,9 @@ def parse_args(arguments=None):
     group.add_argument("--width", type=number(int, 1, 32), default=2, help="G's width, in multiples of the template's")
     group.add_argument("--d_width", type=number(int, 1, 32), default=3, help="the same of D")
     group.add_argument("--dropout", type=number(float, 0, below=1), default=0.0, help="dropout in the discriminator")
+    group.add_argument(
+        "--groups", type=number(int, 0), default=16, help="images that D compares with one another; 0: none"
+    )
     group.add_argument("--save_interval", type=number(int, 1), default=500, help="steps between two saved previews")
     group = parser.add_argument_group("sampling without training")
     group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")

@@ -51,6 +51,12 @@ class Decoder(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(z_dim, hidden_dim)
         self.out = nn.Linear(hidden_dim, 784)
+        # The units' bends are spread over the region where p(z) has mass: with two latent dimensions torch's own
+        # small weights would make all units nearly linear in it.
+        scale = (8 / z_dim) ** 0.5
+        nn.init.normal_(self.hidden.weight, std=scale)
+        nn.init.uniform_(self.hidden.bias, -2 * scale, 2 * scale)
+        nn.init.normal_(self.out.weight, std=0.1 / hidden_dim**0.5)  # all means near 1/2 at first, nevertheless
 
     def logits(self, input):
         return at_least_float32(self.out(F.gelu(self.hidden(input))))  # [..., 784]
@@ -172,7 +178,7 @@ def save_elbo_plot(train_curve, val_curve, filename, title=""):
     nats_a_bit = 784 * math.log(2)  # nats per image in one bit per dimension
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
-        ylabel="bound on log p(x), nats per image", title=title,
+        ylabel="bound on log p(x), nats per image", title=title, zoom_from=2,
         second_axis=("bits per dimension", lambda nats: -nats / nats_a_bit, lambda bits: -bits * nats_a_bit),
     )  # fmt: skip
 

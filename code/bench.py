@@ -138,7 +138,7 @@ def our_vae(data):
 
 def our_gan(data):
     args = gan.parse_args([])
-    generator, discriminator = gan.Generator(width=args.width), gan.Discriminator(args.d_width)
+    generator, discriminator = gan.Generator(width=args.width), gan.Discriminator(args.d_width, groups=args.groups)
     adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.0, 0.999), fused=True)
     optimizers = adam(generator), adam(discriminator)
     return lambda: gan.train(data, discriminator, generator, *optimizers)

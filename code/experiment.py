@@ -240,6 +240,7 @@ class Run:
         self.folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / self.name
         self.history, self.seconds, self.epoch_seconds = [], 0.0, []
         self.bar = None
+        self.commit = git_commit()
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         self._lock()
         if args.fresh:
@@ -364,7 +365,7 @@ class Run:
             "command": shlex.join(["python", f"code/{self.script}", *sys.argv[1:]])
             if not self.args.data_root
             else None,
-            "commit": git_commit(),
+            "commit": self.commit,
             "data": self.data,
             "seed": self.args.seed,
             "quick": self.args.quick,

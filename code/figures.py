@@ -36,9 +36,22 @@ def finish(figure, path):
     plt.close(figure)
 
 
-def curves(path, x, lines, xlabel="epoch", ylabel="", title="", marks=(), second_axis=None, ylim=None, log=False):
+def curves(
+    path,
+    x,
+    lines,
+    xlabel="epoch",
+    ylabel="",
+    title="",
+    marks=(),
+    second_axis=None,
+    ylim=None,
+    log=False,
+    zoom_from=None,
+):
     """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines.
-    `second_axis`: (label, forward, inverse), the same quantity in another unit on the right."""
+    `second_axis`: (label, forward, inverse), the same quantity in another unit on the right.
+    `zoom_from`: an inset shows the lines from this place on."""
     figure, axes = plt.subplots()
     styles = ["-", "--", "-.", ":"]
     for i, (label, values) in enumerate(lines.items()):
@@ -55,7 +68,14 @@ def curves(path, x, lines, xlabel="epoch", ylabel="", title="", marks=(), second
     if second_axis:
         label, forward, inverse = second_axis
         axes.secondary_yaxis("right", functions=(forward, inverse)).set_ylabel(label)
-    if len(lines) > 1:
+    if zoom_from is not None and len(x) > zoom_from + 1:
+        inset = axes.inset_axes([0.36, 0.14, 0.6, 0.52])
+        for i, values in enumerate(lines.values()):
+            inset.plot(x[zoom_from:], values[zoom_from:], styles[i % 4], color=COLOURS[i % len(COLOURS)])
+        inset.tick_params(labelsize=7)
+        inset.set_title(f"from {xlabel} {x[zoom_from]} on", fontsize=7)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.66, 0.88), ncols=2)
+    elif len(lines) > 1:
         axes.legend()
     finish(figure, path)
 

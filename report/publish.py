@@ -79,7 +79,7 @@ def main():
                 shutil.copyfile(folder / "results.json", ROOT / "report" / "results" / f"{name}.json")
                 target = ROOT / "report" / "figures" / name
                 shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(folder / "figures", target, ignore=shutil.ignore_patterns("step-*"))
+                shutil.copytree(folder / "figures", target, ignore=shutil.ignore_patterns("step-*", "*.gif"))
                 copied += 1
         print(f"{copied} runs published in report/results and report/figures")
     readme = ROOT / "README.md"

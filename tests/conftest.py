@@ -69,9 +69,17 @@ class Checkout:
         raise AssertionError(f"the script ended before epoch {rows}: {out}{err}")
 
 
+@pytest.fixture(scope="session")
+def only_glyphs(tmp_path_factory, glyph_cache):
+    """A data cache in which there is nothing but the glyphs, whatever this machine has."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "glyphs.cache").symlink_to((glyph_cache / "glyphs.cache").resolve())
+    return folder
+
+
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory, glyph_cache):
-    return Checkout(tmp_path_factory.mktemp("a checkoüt"), glyph_cache)
+def checkout(tmp_path_factory, only_glyphs):
+    return Checkout(tmp_path_factory.mktemp("a checkoüt"), only_glyphs)
 
 
 def is_one_line(text):
