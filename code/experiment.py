@@ -430,6 +430,8 @@ def start(main):
         line, status = str(error), error.exit_status
     if current and current.bar is not None:
         current.bar.close()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     if line:
         print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr, flush=True)
     os._exit(status)  # at once, even from the middle of a long matrix product's threads

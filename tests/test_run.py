@@ -70,6 +70,18 @@ def test_a_quick_run_writes_what_it_promises(whole):
     assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_samples_are_drawn_from_a_saved_generator_without_training(whole, checkout):
+    script, folder, _ = whole
+    if script != "a3_gan_template.py":
+        pytest.skip("the GAN's file")
+    done = checkout.run(script, "--sample", "9", "--generator", folder / "generator.pt")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "samples-9.png").stat().st_size > 500
+    wrong = checkout.run(script, "--sample", "9", "--generator", folder / "checkpoint.pt")
+    assert wrong.returncode == 2
+    assert is_one_line(wrong.stderr)
+
+
 def test_a_finished_run_is_left_alone_and_fresh_makes_it_again(vae, checkout):
     script, folder = vae
     before = (folder / "results.json").read_bytes(), (folder / "metrics.csv").read_bytes()
