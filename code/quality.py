@@ -74,7 +74,8 @@ def classifier(train, device, say=print, quick=False):
     path = cache_folder() / f"classifier-{train.name}-{digest}.pt"
     if path.exists():
         with torch.random.fork_rng():
-            model = Classifier().to(device)
+            # the memory format of a freshly trained one, so that both round alike
+            model = Classifier().to(device, memory_format=torch.channels_last)
         try:
             experiment.fill(model, experiment.load_checked(path, device), path)
             return model.eval()

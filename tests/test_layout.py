@@ -9,7 +9,8 @@ from conftest import ROOT
 
 STOREYS = [  # every arrow runs down
     {"datasets", "experiment", "figures", "multiscale"},
-    {"quality", "extras"},
+    {"quality"},
+    {"extras"},
     {"a3_vae_template", "a3_gan_template", "a3_nf_template"},
     {"beyond"},
     {"evaluate", "bench", "standard_runs"},
