@@ -8,7 +8,7 @@ Measured on 2 cores of an AMD EPYC with bfloat16 instructions, torch 2.15, stati
 validation bound -96.52 nats; test split, judged once: bound -95.78, log p(x) -91.23 (--eval-samples 5000). With
 --zdim 2: 39 s, validation bound -151.66.
 
-Training images are shifted by up to a pixel, ever fewer of them, so the training bound starts below the validation bound.
+Training images are shifted by up to a pixel, ever fewer of them: the training bound starts below the validation bound.
 """
 
 import math
