@@ -225,11 +225,11 @@ def test_bfloat16_and_float32_agree():
 
 
 @pytest.mark.slow
-def test_two_epochs_on_glyphs_reach_what_a_missing_log_determinant_cannot(glyph_cache):
+def test_two_epochs_on_glyphs_give_a_figure_that_a_missing_log_determinant_does_not(glyph_cache):
     train, val, _ = mnist(data="glyphs", batch_size=256, download=False)
     torch.manual_seed(0)
     model = Model([784])
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(2):
         _, val_bpd = nf.run_epoch(model, (train, val), optimizer)
-    assert 0.8 < val_bpd < 3.0
+    assert 1.85 < val_bpd < 2.3  # measured: 2.07; without the couplings' log-determinants: 1.00, too good to be true

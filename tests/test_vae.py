@@ -257,7 +257,7 @@ def test_three_epochs_on_glyphs_reach_a_bound_that_a_faulty_model_misses(glyph_c
     model = VAE()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     elbos = [vae.run_epoch(model, (train, val), optimizer)[1] for _ in range(3)]
-    # Measured: -113.8. One noise vector a batch: -123.3; -1 once instead of per dimension: -124.3; the standard deviation
-    # taken for the variance in the KL: -98.2; no KL: -73.8.
+    # Measured: -113.8. One noise vector a batch: -123.3; -1 once instead of per dimension: -124.3; the standard
+    # deviation taken for the variance in the KL: -98.2; no KL: -73.8.
     assert -118 < elbos[-1] < -106
     assert elbos[0] < elbos[1] < elbos[2]
