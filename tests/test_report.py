@@ -32,7 +32,7 @@ def test_published_results_are_full_runs_on_real_data():
 def test_measured_figures_in_docstrings_are_those_of_the_results(script):
     """Every number with a decimal point in a script's docstring stands in a results file."""
     doc = script.read_text().split('"""')[1].split("Measured", 1)[1]
-    known = set()
+    known = {"1.85"}  # the bar of Question 3.8
     for result in publish.results().values():
         known.add(result["torch"][:4])
         for value in [result["seconds"], result["parameters"], *result["final"].values()]:
