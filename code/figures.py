@@ -146,7 +146,8 @@ def bars(path, groups, title, xlabel, ylabel):
         axes.bar(np.arange(len(values)) + (i - (len(groups) - 1) / 2) * width, values, width, label=label)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(len(values)))
     axes.grid(False, axis="x")
-    axes.legend()
+    axes.margins(y=0.25)  # room for the legend
+    axes.legend(ncols=2)
     finish(figure, path)
 
 

@@ -71,7 +71,7 @@ def main():
     started, skipped, done = time.monotonic(), 0.0, 0.0
     bar = tqdm(
         total=1.0, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True,
-        bar_format="{desc}: {percentage:3.0f}% |{bar}| {postfix}",
+        bar_format="{desc}{percentage:3.0f} % |{bar}|{postfix}",
     )  # fmt: skip
 
     def show(run, share):
