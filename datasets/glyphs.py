@@ -29,7 +29,7 @@ FONTS = [
 SIZES = [50000, 10000, 10000]  # training, validation, test
 SEED = 1998
 FIELD = 64  # side of a distance field, with the digit in its middle
-CHUNK = 5000  # images made at a time
+CHUNK = 2000  # images made at a time
 
 
 def distance_fields():
@@ -96,12 +96,13 @@ def make():
     """(images [70000, 784], labels [70000]), both uint8: balanced classes in random order."""
     fields, heights = distance_fields()
     generator = torch.Generator().manual_seed(SEED)
-    images, labels = [], []
-    for _ in range(0, sum(SIZES), CHUNK):
+    images = torch.empty(sum(SIZES), 784, dtype=torch.uint8)
+    labels = torch.empty(sum(SIZES), dtype=torch.uint8)
+    for chunk in range(0, sum(SIZES), CHUNK):
         digits = torch.arange(CHUNK).remainder(10)[torch.randperm(CHUNK, generator=generator)]
-        images.append(draw(fields, heights, digits, generator))
-        labels.append(digits.to(torch.uint8))
-    return torch.cat(images), torch.cat(labels)
+        images[chunk : chunk + CHUNK] = draw(fields, heights, digits, generator)
+        labels[chunk : chunk + CHUNK] = digits
+    return images, labels
 
 
 def load():
