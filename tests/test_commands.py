@@ -32,9 +32,12 @@ def test_make_targets_in_the_readme_exist_and_help_lists_them():
     assert all(len(line) < 100 for line in listed.splitlines())
 
 
-def make(*words, **environment):
-    call = ["make", *words]
-    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+def make(*words):
+    # a make of its own: nothing that this one may have been told, PYTHON for one, reaches it
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "PYTHON"
+    }
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, env=environment)
 
 
 def test_set_up_names_what_is_missing(tmp_path):
