@@ -25,6 +25,7 @@ import extras
 import figures
 from datasets import GREY
 from datasets.mnist import mnist
+from experiment import at_least_float32
 
 BAR = 1.85  # bits per dimension, Question 3.8
 LARGEST_GRID = 400
@@ -43,11 +44,6 @@ def get_mask():
     """[1, 784], 1 where row + column is even: the checkerboard."""
     row, column = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
     return ((row + column) % 2 == 0).float().reshape(1, 784)
-
-
-def at_least_float32(x):
-    """Undo the bfloat16 that autocast makes of a matrix product."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Coupling(nn.Module):

@@ -26,13 +26,9 @@ import extras
 import figures
 from datasets import BINARY
 from datasets.bmnist import bmnist
+from experiment import at_least_float32
 
 SOFTPLUS_AT_1 = math.log(math.e - 1)  # softplus of it is 1
-
-
-def at_least_float32(x):
-    """Undo the bfloat16 that autocast makes of a matrix product."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Encoder(nn.Module):

@@ -200,6 +200,11 @@ def autocast(device, wanted=True):
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and fast_bf16(device.type))
 
 
+def at_least_float32(x):
+    """Undo the bfloat16 that autocast makes of a matrix product; log-determinants and losses are sums of many terms."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @functools.cache
 def fast_bf16(device_type):
     if device_type == "cuda":
