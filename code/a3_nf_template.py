@@ -23,12 +23,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies 
 import experiment
 import extras
 import figures
+import multiscale
 from datasets import GREY
 from datasets.mnist import mnist
 from experiment import at_least_float32
 
 BAR = 1.85  # bits per dimension, Question 3.8
 LARGEST_GRID = 400
+ARCHS = ["template", "multiscale"]
+# what each of the two trains with where the command line says nothing else
+DEFAULTS = {
+    "epochs": (40, 12),
+    "flows": (4, 6),
+    "hidden": (512, 48),
+    "batch_size": (256, 64),
+    "lr": (1.5e-3, 3e-3),
+    "weight_decay": (0.02, 0.0),
+    "shift": (1, 0),
+    "dequantize": ("uniform", "variational"),
+}
 
 
 def log_prior(x):
@@ -101,10 +114,16 @@ class Flow(nn.Module):
 class Model(nn.Module):
     """Integers 0..255 to noise and back, with the log-density that the way implies."""
 
-    def __init__(self, shape, n_flows=4, n_hidden=512, alpha=1e-5):
+    def __init__(
+        self, shape, n_flows=4, n_hidden=512, alpha=1e-5, arch="template", mix="permute", dequantize="uniform"
+    ):
         super().__init__()
         self.alpha = alpha
-        self.flow = Flow(shape, n_flows, n_hidden)
+        if arch == "multiscale":
+            self.flow = multiscale.Flow(shape, n_flows, n_hidden, mix)
+        else:
+            self.flow = Flow(shape, n_flows, n_hidden)
+        self.noise = multiscale.Dequantizer(shape) if dequantize == "variational" else None
 
     def dequantize(self, z):
         """Noise in [0, 1) makes integers a continuous variable whose density bounds their probability (Theis 2016)."""
@@ -123,11 +142,18 @@ class Model(nn.Module):
         logdet = logdet - d * (math.log(1 - self.alpha) - math.log(256))
         return (y - self.alpha / 2) / (1 - self.alpha) * 256, logdet
 
+    def encode(self, input):
+        """Integers to a latent vector and log |det dz/dx|; a learned q(u | x) takes its log-density off the latter."""
+        if self.noise is None:
+            z, ldj = self.dequantize(input), torch.zeros_like(input[:, 0])
+        else:
+            u, log_q = self.noise(input)
+            z, ldj = input + u, -log_q
+        return self.flow(*self.logit_normalize(z, ldj))
+
     def forward(self, input):
         """log p(x) [B] in nats, the density on the scale 0..256, from one dequantisation."""
-        z = self.dequantize(input)
-        z, ldj = self.logit_normalize(z, torch.zeros_like(z[:, 0]))
-        z, ldj = self.flow(z, ldj)
+        z, ldj = self.encode(input)
         return log_prior(z).sum(1) + ldj
 
     @torch.no_grad()
@@ -166,7 +192,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
             losses.append(loss.detach())
         total = total + log_px.detach().double().sum()  # the last batch is smaller: sum now, divide at the end
         images += len(imgs)
-    experiment.require_finite(losses)
+    experiment.require_finite(losses, 100)  # bits per dimension; untrained models have less than 10
     return bits_per_dim(float(total) / images)
 
 
@@ -192,15 +218,18 @@ def averaged_bpd(model, data, n_samples):
     return bits_per_dim(total / images)
 
 
-def save_bpd_plot(train_curve, val_curve, filename, title=""):
+def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
     """Bits per dimension against the epoch; the untrained model at epoch 0 would hide the rest, so it is named only."""
     epochs = range(1, len(train_curve))
     crossed = next((epoch for epoch in epochs if val_curve[epoch] < BAR), None)
-    note = f"untrained: {val_curve[0]:.2f}" + (f"; below {BAR} from epoch {crossed}" if crossed else "")
+    points = []
+    if crossed:
+        text = f"epoch {crossed}" + (f", {sum(seconds[: crossed + 1]):.0f} s" if seconds else "")
+        points = [(crossed, val_curve[crossed], text)]
     figures.curves(
         filename, epochs, {"training": train_curve[1:], "validation": val_curve[1:]},
-        ylabel="bits per dimension", title=f"{title} ({note})", marks=[(BAR, f"{BAR}, the course's bar")],
-        ylim=(min(val_curve) - 0.05, max(BAR + 0.1, min(val_curve) + 0.4)),
+        ylabel="bits per dimension", title=f"{title} (untrained: {val_curve[0]:.2f})", points=points,
+        marks=[(BAR, f"{BAR}, the course's bar")], ylim=(min(val_curve) - 0.05, max(BAR + 0.1, min(val_curve) + 0.4)),
     )  # fmt: skip
 
 
@@ -210,12 +239,7 @@ def interpolations(model, val):
     first = [int(torch.nonzero(val.labels == digit)[0]) for digit in range(10)]
     pairs = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
     model.eval()
-    codes = {}
-    for digit in range(10):
-        z, ldj = model.logit_normalize(
-            val.images[first[digit]][None].float() + 0.5, torch.zeros(1, device=val.images.device)
-        )
-        codes[digit] = model.flow(z, ldj)[0]
+    codes = model.encode(val.images[first].float())[0]
     steps = torch.linspace(0, 1, 9, device=val.images.device).unsqueeze(1)
     paths = torch.cat([(1 - steps) * codes[a] + steps * codes[b] for a, b in pairs])
     return model.decode(paths), [f"{a} to {b}" for a, b in pairs]
@@ -228,7 +252,7 @@ def stage_name(epoch, epochs):
 
 def save_figures(run, title, model, val, snapshots):
     """What Question 3.8 asks for, samples from the same z at four points of training, interpolations."""
-    save_bpd_plot(run.column("train_bpd"), run.column("val_bpd"), run.figure("bpd.pdf"), title)
+    save_bpd_plot(run.column("train_bpd"), run.column("val_bpd"), run.figure("bpd.pdf"), title, run.epoch_seconds)
     chosen = sorted({run.epochs * quarter // 4 for quarter in (0, 1, 2, 4)})
     grids = {stage_name(epoch, run.epochs): snapshots[epoch].float() / 255 for epoch in chosen}
     figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: the same z in all")
@@ -241,7 +265,7 @@ def main():
     if ARGS.sample:
         return draw_samples()
     train, val, test = mnist(ARGS.data_root, ARGS.batch_size, data=ARGS.data, shift=ARGS.shift)
-    run = experiment.Run(ARGS, __file__, "nf", train.name, ARGS.epochs)
+    run = experiment.Run(ARGS, __file__, default_name(), train.name, ARGS.epochs)
     print(f"Data:   {train.title}, {train.source}")
     if run.finished and not ARGS.extra:
         return
@@ -250,8 +274,10 @@ def main():
     train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
 
     torch.manual_seed(ARGS.seed)
-    model = Model([784], ARGS.flows, ARGS.hidden, ARGS.alpha).to(run.device)
-    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=0.02, fused=True)
+    sizes = {"n_flows": ARGS.flows, "n_hidden": ARGS.hidden, "alpha": ARGS.alpha, "arch": ARGS.arch,
+             "mix": ARGS.mix, "dequantize": ARGS.dequantize}  # fmt: skip
+    model = Model([784], **sizes).to(run.device)
+    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=ARGS.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, ARGS.lr, total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
     )
@@ -286,15 +312,8 @@ def main():
     model.eval()
     title = f"RealNVP, {train.title}"
     save_figures(run, title, model, val, snapshots)
-    experiment.save_checked(
-        run.folder / "flow.pt",
-        {
-            "flows": ARGS.flows,
-            "hidden": ARGS.hidden,
-            "alpha": ARGS.alpha,
-            "state": {k: v.cpu() for k, v in best.items()},
-        },
-    )
+    state = {name: value.cpu() for name, value in best.items()}
+    experiment.save_checked(run.folder / "flow.pt", {"sizes": sizes, "state": state})
     if ARGS.extra:
         extras.nf(run, title, model, snapshots)
     if not run.finished:  # the test split is looked at once
@@ -310,16 +329,20 @@ def main():
         )  # fmt: skip
 
 
+def default_name():
+    return "nf" if ARGS.arch == "template" else f"nf-{ARGS.arch}"
+
+
 def draw_samples():
     """--sample N: a grid from a flow.pt, without data and without training."""
-    folders = [experiment.ROOT / "runs" / data / (ARGS.name or "nf") for data in GREY]
+    folders = [experiment.ROOT / "runs" / data / (ARGS.name or default_name()) for data in GREY]
     path = next((folder / "flow.pt" for folder in folders if (folder / "flow.pt").exists()), None)
     if path is None:
         raise experiment.UserError("no trained flow found in runs/: train one first")
     state = experiment.load_checked(path)
-    if not isinstance(state, dict) or set(state) != {"flows", "hidden", "alpha", "state"}:
+    if not isinstance(state, dict) or set(state) != {"sizes", "state"}:
         raise experiment.UserError(f"{experiment.show(path)} is not a flow of this script")
-    model = Model([784], state["flows"], state["hidden"], state["alpha"])
+    model = Model([784], **state["sizes"])
     experiment.fill(model, state["state"], path)
     torch.manual_seed(ARGS.seed)
     target = path.with_name(f"samples-{ARGS.sample}.png")
@@ -331,19 +354,30 @@ def parse_args(arguments=None):
     number = experiment.number
     parser = experiment.Parser(__doc__)
     group = parser.add_argument_group("model and training")
-    group.add_argument("--epochs", type=number(int, 1), default=40, help="passes over the training images")
-    group.add_argument("--flows", type=number(int, 1, 100), default=4, help="pairs of couplings")
-    group.add_argument("--hidden", type=number(int, 1, 20000), default=512, help="width of the couplings' nets")
-    group.add_argument("--batch_size", type=number(int, 1), default=256, help="images a step")
-    group.add_argument("--lr", type=number(float, above=0), default=2e-3, help="Adam's highest learning rate")
+    group.add_argument("--arch", choices=ARCHS, default=ARCHS[0], help="multiscale: the paper's, convolutional")
+
+    def by_arch(name, text, **kind):
+        template, multiscale = DEFAULTS[name]
+        group.add_argument(f"--{name}", help=f"{text} (default: {template}; multiscale: {multiscale})", **kind)
+
+    by_arch("epochs", "passes over the training images", type=number(int, 1))
+    by_arch("flows", "pairs of couplings; multiscale: steps a level", type=number(int, 1, 100))
+    by_arch("hidden", "width of the couplings' nets", type=number(int, 1, 20000))
+    by_arch("batch_size", "images a step", type=number(int, 1))
+    by_arch("lr", "Adam's highest learning rate", type=number(float, above=0))
+    by_arch("weight_decay", "AdamW's pull of the weights towards 0", type=number(float, 0))
+    by_arch("shift", "pixels by which training images move at first", type=number(int, 0, 3))
+    by_arch("dequantize", "the noise under the grey levels; variational: learned", choices=["uniform", "variational"])
     group.add_argument("--alpha", type=number(float, above=0, below=0.5), default=1e-5, help="margin of the logit")
-    group.add_argument(
-        "--shift", type=number(int, 0, 3), default=1, help="pixels by which training images move at first"
-    )
+    text = "multiscale: what comes before a coupling; conv1x1: learned, as in Glow"
+    group.add_argument("--mix", choices=["permute", "conv1x1"], default="permute", help=text)
     group = parser.add_argument_group("sampling without training")
     group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")
     experiment.run_options(parser, GREY)
     args = parser.parse_args(arguments)
+    for name, values in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, values[ARCHS.index(args.arch)])
     if args.quick:
         args.epochs = min(args.epochs, 4)
     return args

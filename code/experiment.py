@@ -188,9 +188,10 @@ def show(path):
         return str(path)
 
 
-def require_finite(losses):
+def require_finite(losses, limit=float("inf")):
     """The losses of an epoch's steps, looked at once so that a GPU is not made to wait at every step."""
-    bad = torch.nonzero(~torch.isfinite(torch.stack(losses))) if losses else ()
+    losses = torch.stack(losses) if losses else torch.zeros(0)
+    bad = torch.nonzero(~torch.isfinite(losses) | (losses.abs() > limit))
     if len(bad):
         raise FloatingPointError(f"step {int(bad[0, 0]) + 1}")
 
@@ -416,7 +417,7 @@ def start(main):
     except Terminated:
         line, status = f"Terminated: {go_on()}", 143
     except FloatingPointError as error:
-        where = f"the loss became infinite or NaN in epoch {current.history[-1]['epoch'] + 1}, {error}"
+        where = f"the loss exploded (huge, infinite or NaN) in epoch {current.history[-1]['epoch'] + 1}, {error}"
         line, status = f"{where}; the last good epoch is in {show(current.checkpoint)}: try a lower learning rate", 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: no second complaint

@@ -48,8 +48,9 @@ def curves(
     ylim=None,
     log=False,
     zoom_from=None,
+    points=(),
 ):
-    """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines.
+    """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines. `points`: (x, y, text) for dots.
     `second_axis`: (label, forward, inverse), the same quantity in another unit on the right.
     `zoom_from`: an inset shows the lines from this place on."""
     figure, axes = plt.subplots()
@@ -59,6 +60,9 @@ def curves(
     for height, text in marks:
         axes.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
         axes.annotate(text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    for place, height, text in points:
+        axes.plot([place], [height], "o", color="0.15", markersize=4)
+        axes.annotate(text, (place, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if ylim:

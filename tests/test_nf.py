@@ -8,6 +8,7 @@ import pytest
 import torch
 from a3_nf_template import Coupling, Flow, Model
 
+import multiscale
 from datasets.mnist import mnist
 
 
@@ -15,11 +16,44 @@ def redraw(module, scale=1.0):
     """Random weights in the last layers too, so that scales and shifts are of order one."""
     torch.manual_seed(1)
     for part in module.modules():
-        if isinstance(part, Coupling):
-            last = part.nn[-1]
-            torch.nn.init.normal_(last.weight, std=scale / last.in_features**0.5)
+        last = part.nn[-1] if isinstance(part, Coupling) else getattr(part, "last", None)
+        if last is not None:
+            torch.nn.init.normal_(last.weight, std=scale / last.weight[0].numel() ** 0.5)
             torch.nn.init.normal_(last.bias, std=0.3)
+        if isinstance(part, multiscale.ActNorm):
+            torch.nn.init.normal_(part.mean, std=0.3)
+            torch.nn.init.normal_(part.log_std, std=0.3)
+        if isinstance(part, multiscale.Conv1x1):
+            part.matrix.data += 0.2 * torch.randn_like(part.matrix)
     return module
+
+
+MULTISCALE = [
+    {"arch": "multiscale", "mix": mix, "dequantize": noise}
+    for mix in ("permute", "conv1x1")
+    for noise in ("uniform", "variational")
+]
+BOTH = [{"arch": "template"}, {"arch": "template", "dequantize": "variational"}, *MULTISCALE]
+
+
+def options(every):
+    return pytest.mark.parametrize("options", every, ids=lambda options: "-".join(options.values()))
+
+
+def any_model(options, pixels=784, n_hidden=16, alpha=1e-5, n_flows=2, scale=1.0):
+    """Both architectures, each with every option; re-drawn weights, eval mode."""
+    if options["arch"] == "template" and pixels != 784:
+        model = Model([784], 1, n_hidden, alpha, **options)
+        side = math.isqrt(pixels)
+        mask = nf.get_mask().reshape(28, 28)[:side, :side].reshape(1, pixels)
+        model.flow.layers = torch.nn.ModuleList(
+            [Coupling(pixels, m, n_hidden) for _ in range(n_flows) for m in (mask, 1 - mask)]
+        )
+        if model.noise is not None:
+            model.noise = multiscale.Dequantizer([pixels])
+    else:
+        model = Model([pixels], n_flows, n_hidden, alpha, **options)
+    return redraw(model, scale).eval()
 
 
 def small_model(pixels=6, n_flows=2, alpha=1e-5):
@@ -233,3 +267,169 @@ def test_two_epochs_on_glyphs_give_a_figure_that_a_missing_log_determinant_does_
     for _ in range(2):
         _, val_bpd = nf.run_epoch(model, (train, val), optimizer)
     assert 1.85 < val_bpd < 2.3  # measured: 2.07; without the couplings' log-determinants: 1.00, too good to be true
+
+
+@options(BOTH)
+def test_log_determinant_of_every_whole_model_against_autograd(options):
+    """From grey levels to the latent vector: logit, both scales, every mix; the learned noise has a test of its own."""
+    model = any_model(options, pixels=16, alpha=0.05, scale=2.0).double()
+    x = 255 * torch.rand(1, 16, dtype=torch.float64)
+
+    def forward(x):
+        return model.flow(*model.logit_normalize(x, torch.zeros_like(x[:, 0])))
+
+    jacobian = torch.autograd.functional.jacobian(lambda x: forward(x)[0], x).reshape(16, 16)
+    expected = torch.linalg.slogdet(jacobian).logabsdet.item()
+    identity = model.logit_normalize(x, torch.zeros(1, dtype=torch.float64))[1].item()
+    z, ldj = forward(x)
+    assert ldj.item() == pytest.approx(expected, abs=1e-8)
+    assert abs(expected - identity) > 0.1  # the couplings count
+    back, total = model.logit_normalize(*model.flow(z, ldj, reverse=True), reverse=True)
+    assert torch.allclose(back, x, atol=1e-6)
+    assert total.item() == pytest.approx(0, abs=1e-7)
+
+
+@options(MULTISCALE[::2])
+def test_reverse_undoes_forward_at_full_size(options):
+    flow = any_model(options, scale=0.5).flow
+    z = torch.randn(8, 784)
+    out, ldj = flow(z, torch.zeros(8))
+    back, total = flow(out, ldj, reverse=True)
+    assert (out - z).abs().max() > 0.5
+    assert ldj.abs().mean() > 0.5
+    assert torch.allclose(back, z, atol=2e-4)
+    assert torch.allclose(total, torch.zeros(8), atol=2e-3)
+
+
+@options(MULTISCALE[::2])
+def test_density_of_a_four_dimensional_multiscale_flow_integrates_to_one(options):
+    """E[p(v) / q(v)] under a wide normal q."""
+    torch.manual_seed(0)
+    flow = redraw(multiscale.Flow([4], 2, 8, options["mix"], levels=1)).double().eval()
+    v = 2 * torch.special.ndtri(torch.quasirandom.SobolEngine(4, scramble=True, seed=0).draw(2**18).double())
+    log_q = (nf.log_prior(v / 2) - math.log(2)).sum(1)
+    with torch.no_grad():
+        z, ldj = flow(v, torch.zeros_like(v[:, 0]))
+        mass = (nf.log_prior(z).sum(1) + ldj - log_q).exp().mean()
+    assert mass.item() == pytest.approx(1, abs=0.02)
+
+
+@options(BOTH)
+def test_probabilities_of_all_images_of_four_pixels_sum_to_one_whatever_the_noise(options):
+    """A sum over 256^4 images, estimated from half a million of them: the density's is 1, the bound's is below."""
+    torch.manual_seed(0)
+    if options["arch"] == "template":
+        model = any_model(options, pixels=4, scale=0.5)
+    else:
+        model = Model([16], 2, 8, **options)
+        model.flow = multiscale.Flow([4], 2, 8, options["mix"], levels=1)
+        if model.noise is not None:
+            model.noise = multiscale.Dequantizer([4])
+        redraw(model, 0.5).eval()
+    model.double()
+    images = torch.randint(0, 256, (500_000, 4)).double()
+    with torch.no_grad():
+        log_px = torch.stack([model(images) for _ in range(4)]) + 4 * math.log(256)
+    assert log_px.exp().mean().item() == pytest.approx(1, abs=0.03)
+    assert log_px.mean(0).exp().mean() < 1
+
+
+def test_learned_noise_has_the_density_that_it_says(monkeypatch):
+    noise = redraw(multiscale.Dequantizer([16]), 2.0).double()
+    x = torch.randint(0, 256, (1, 16)).double()
+    e = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+
+    def draw(e):
+        monkeypatch.setattr(torch, "randn_like", lambda _: e)
+        return noise(x)
+
+    jacobian = torch.autograd.functional.jacobian(lambda e: draw(e)[0], e).reshape(16, 16)
+    expected = nf.log_prior(e).sum() - torch.linalg.slogdet(jacobian).logabsdet
+    u, log_q = draw(e)
+    assert log_q.item() == pytest.approx(expected.item(), abs=1e-8)
+    assert ((u > 0) & (u < 1)).all()
+
+
+@options(BOTH)
+def test_gradient_reaches_every_parameter_of_every_model(options):
+    model = any_model(options).train()
+    model(torch.randint(0, 256, (4, 784)).float()).mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_squeeze_is_undone_and_puts_the_checkerboard_first():
+    image = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8).float()
+    assert torch.equal(multiscale.unsqueeze(multiscale.squeeze(image)), image)
+    board = nf.get_mask().reshape(1, 1, 28, 28)
+    white, black = multiscale.squeeze(board).chunk(2, dim=1)
+    assert white.min() == 1
+    assert black.max() == 0
+    # a square of four pixels goes to one place
+    assert torch.equal(multiscale.squeeze(image)[0, ::3, 0, 0].sort()[0], torch.tensor([0.0, 1, 8, 9]))
+
+
+def test_four_steps_of_permute_change_every_pixel():
+    flow = redraw(multiscale.Flow([16], 4, 8, "permute", levels=1))
+    z = torch.randn(1, 16)
+    out, _ = flow(z, torch.zeros(1))
+    moved = multiscale.unsqueeze(out.view(1, 4, 2, 2)).flatten()
+    assert ((moved - z[0]).abs() > 1e-6).all()
+
+
+def test_actnorm_measures_the_first_training_batch_only_and_remembers(tmp_path):
+    norm = multiscale.ActNorm(3)
+    torch.manual_seed(0)
+    batch = 5 * torch.randn(64, 3, 4, 4) + torch.tensor([1.0, 2, 3]).view(1, 3, 1, 1)
+    norm.eval()
+    assert torch.equal(norm(batch, torch.zeros(64))[0], batch)  # an untrained model does not look at validation images
+    norm.train()
+    out, ldj = norm(batch, torch.zeros(64))
+    assert out.mean((0, 2, 3)).abs().max() < 1e-5
+    assert torch.allclose(out.std((0, 2, 3)), torch.ones(3), atol=1e-4)
+    assert ldj[0].item() == pytest.approx(-16 * norm.log_std.sum().item())
+    again = norm(batch + 100, torch.zeros(64))[0]
+    assert again.mean() > 10
+    torch.save(norm.state_dict(), tmp_path / "norm.pt")
+    other = multiscale.ActNorm(3)
+    other.load_state_dict(torch.load(tmp_path / "norm.pt", weights_only=True))
+    assert torch.equal(other.train()(batch + 100, torch.zeros(64))[0], again)
+
+
+@pytest.mark.parametrize("pixels", [50, 36, 8])
+def test_sizes_that_cannot_be_squeezed_are_refused_in_words(pixels):
+    with pytest.raises(multiscale.SizeError, match="halved 2 times"):
+        multiscale.Flow([pixels])
+
+
+def test_levels_leave_in_the_order_that_parts_says():
+    """The second part of the code reaches every pixel, and the first part's effect on an image is local."""
+    flow = multiscale.Flow([784])
+    assert flow.parts() == [392, 392]
+    assert multiscale.Flow([256], levels=3).parts() == [128, 64, 64]
+
+
+@options(MULTISCALE[1::2])
+def test_a_trained_multiscale_flow_is_the_same_in_bfloat16(options, glyph_cache):
+    train, val, _ = mnist(data="glyphs", batch_size=64, download=False)
+    torch.manual_seed(0)
+    model = Model([784], 2, 16, **options).train()
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    trained = nf.epoch_iter(model, train.subset(2000), optimizer)
+    x, values = val.subset(500).images.float(), []
+    model.eval()
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            log_px = model(x)
+        assert log_px.dtype == torch.float32
+        values.append(nf.bits_per_dim(log_px.mean().item()))
+    assert values[0] == pytest.approx(values[1], abs=0.005)
+    assert values[0] < trained
+
+
+def test_an_exploding_flow_stops_with_the_step():
+    model = Model([784], 1, 8).train()
+    data = [(torch.randint(0, 256, (8, 784)).float(), None)] * 4
+    with pytest.raises(FloatingPointError, match=r"step [234]"):
+        nf.epoch_iter(model, data, torch.optim.SGD(model.parameters(), 1e9))
