@@ -74,7 +74,8 @@ class Discriminator(nn.Module):
         if self.groups:
             size = self.groups if len(h) % self.groups == 0 else len(h)
             grouped = h.view(-1, size, h.shape[1])
-            spread = (grouped.var(1, unbiased=False) + 1e-8).sqrt().mean(1, keepdim=True)  # [groups, 1]
+            variance = (grouped - grouped.mean(1, keepdim=True)).square().mean(1)  # var() is four times as slow
+            spread = (variance + 1e-8).sqrt().mean(1, keepdim=True)  # [groups, 1]
             h = torch.cat([h, spread.repeat_interleave(size, 0)], 1)
         return at_least_float32(self.out(h))
 

@@ -218,6 +218,15 @@ def averaged_bpd(model, data, n_samples):
     return bits_per_dim(total / images)
 
 
+@torch.no_grad()
+def worst_round_trip(model, images):
+    """The largest error of a pixel, in grey levels, on its way to the latent vector and back."""
+    x = images.float() + 0.5
+    z, ldj = model.flow(*model.logit_normalize(x, torch.zeros_like(x[:, 0])))
+    back, _ = model.logit_normalize(*model.flow(z, ldj, reverse=True), reverse=True)
+    return float((back - x).abs().max())
+
+
 def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
     """Bits per dimension against the epoch; the untrained model at epoch 0 would hide the rest, so it is named only."""
     epochs = range(1, len(train_curve))
@@ -325,6 +334,7 @@ def main():
         run.finish(
             model, val_bpd=chosen["val_bpd"], best_epoch=chosen["epoch"], test_bpd=test_bpd, test_bpd_8=test_bpd_8,
             first_epoch_below_1_85=crossed,
+            round_trip=worst_round_trip(model, val.subset(1000).images),
             seconds_to_1_85=None if crossed is None else sum(run.epoch_seconds[: crossed + 1]),
         )  # fmt: skip
 
@@ -335,10 +345,12 @@ def default_name():
 
 def draw_samples():
     """--sample N: a grid from a flow.pt, without data and without training."""
-    folders = [experiment.ROOT / "runs" / data / (ARGS.name or default_name()) for data in GREY]
-    path = next((folder / "flow.pt" for folder in folders if (folder / "flow.pt").exists()), None)
+    path = Path(ARGS.flow) if ARGS.flow else None
     if path is None:
-        raise experiment.UserError("no trained flow found in runs/: train one first")
+        folders = [experiment.ROOT / "runs" / data / (ARGS.name or default_name()) for data in GREY]
+        path = next((folder / "flow.pt" for folder in folders if (folder / "flow.pt").exists()), None)
+        if path is None:
+            raise experiment.UserError("no trained flow found: train one first, or name its file with --flow")
     state = experiment.load_checked(path)
     if not isinstance(state, dict) or set(state) != {"sizes", "state"}:
         raise experiment.UserError(f"{experiment.show(path)} is not a flow of this script")
@@ -373,6 +385,7 @@ def parse_args(arguments=None):
     group.add_argument("--mix", choices=["permute", "conv1x1"], default="permute", help=text)
     group = parser.add_argument_group("sampling without training")
     group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")
+    group.add_argument("--flow", metavar="FILE", help="the flow.pt to draw from (default: the run's)")
     experiment.run_options(parser, GREY)
     args = parser.parse_args(arguments)
     for name, values in DEFAULTS.items():

@@ -212,6 +212,7 @@ def test_round_trip_in_float32_is_finer_than_a_grey_level():
         z, ldj = model.flow(*model.logit_normalize(x, torch.zeros(50)))
         back, _ = model.logit_normalize(*model.flow(z, ldj, reverse=True), reverse=True)
     assert (back - x).abs().max() < 0.05
+    assert nf.worst_round_trip(model, x.floor()) == pytest.approx((back - x).abs().max().item(), abs=1e-6)
     assert torch.equal(model.decode(z), x.floor())
 
 

@@ -82,6 +82,28 @@ def test_samples_are_drawn_from_a_saved_generator_without_training(whole, checko
     assert is_one_line(wrong.stderr)
 
 
+def test_the_multiscale_flow_killed_resumed_and_sampled(checkout):
+    script, name = "a3_nf_template.py", "multiscale"
+    words = [*options(script, name), "--epochs", "2", "--hidden", "16", "--extra"]
+    folder = checkout.folder / "runs" / FOLDER[script] / name
+    child = checkout.start_until(script, *words, "--arch", "multiscale", rows=1, folder=f"{FOLDER[script]}/{name}")
+    child.kill()
+    child.communicate()
+    refused = checkout.run(script, *words, "--resume")
+    assert refused.returncode == 2
+    assert is_one_line(refused.stderr)
+    assert "was made with arch = multiscale, not template" in refused.stderr
+    done = checkout.run(script, *words, "--arch", "multiscale", "--resume")
+    assert done.returncode == 0, done.stderr
+    curves = json.loads((folder / "results.json").read_text())["curves"]
+    assert curves["epoch"] == [0, 1, 2]
+    assert curves["val_bpd"][2] < curves["val_bpd"][1] < curves["val_bpd"][0]
+    for figure in ("bpd.pdf", "samples.png", "interpolation.png", "masks.png", "levels.png", "temperatures.png"):
+        assert (folder / "figures" / figure).stat().st_size > 1000
+    assert checkout.run(script, "--sample", "9", "--flow", folder / "flow.pt").returncode == 0
+    assert (folder / "samples-9.png").stat().st_size > 500
+
+
 def test_a_finished_run_is_left_alone_and_fresh_makes_it_again(vae, checkout):
     script, folder = vae
     before = (folder / "results.json").read_bytes(), (folder / "metrics.csv").read_bytes()
@@ -177,7 +199,7 @@ WRONG = {
         "--name ../up", "--seed -5", "--no-such-option", "--batch_size 0", "--data-root /no/such/folder",
     ],
     "gan": ["--latent_dim 0", "--batch_size 1", "--save_interval 0", "--sample 401", "--sample 4 --generator /none"],
-    "nf": ["--alpha 0.5", "--alpha 0", "--flows 0", "--sample 4"],
+    "nf": ["--alpha 0.5", "--alpha 0", "--flows 0", "--sample 4", "--arch glow", "--sample 4 --flow /none"],
 }  # fmt: skip
 
 
