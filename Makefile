@@ -12,7 +12,7 @@ NO_TEX := LaTeX is missing, so no PDF is made: install $(TEX_PACKAGES) (Debian, 
 IS_ROOT_DEBIAN := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
 
 .DEFAULT_GOAL := all
-.PHONY: all quick test test-slow lint report publish bench submission help clean setup existing-environment latex
+.PHONY: all quick test test-slow test-oldest lint report publish bench submission help clean setup existing-environment latex
 
 all: $(READY) ## train the standard runs, evaluate them, compile your report; resumable
 	@$(MAKE) -s latex || true
@@ -27,6 +27,13 @@ test: $(READY) lint ## the tests, under 6 minutes
 
 test-slow: $(READY) ## the tests that take long
 	@$(PYTHON) -m pytest -m slow
+
+# torch 2.4, the oldest allowed, needs Python 3.12 or older: make test-oldest BASE_PYTHON=python3.12
+test-oldest: ## the fast tests on the oldest versions that requirements.txt allows
+	@test -x .venv-oldest/bin/python || $(BASE_PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip install -q --disable-pip-version-check $$(sed 's/>=\(.*\)/==\1.*/' requirements.txt) \
+	  pytest hypothesis
+	@.venv-oldest/bin/python -m pytest -m "not slow"
 
 lint: $(READY)
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check -q .
@@ -48,7 +55,7 @@ submission: $(READY) ## the ZIP to hand in: make submission NAME=lastname
 	@$(PYTHON) report/submission.py "$(NAME)" $(if $(FORCE),--force)
 
 clean: ## delete the environment and the caches, keep data and runs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis report/build
+	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache .hypothesis report/build
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile

@@ -33,13 +33,14 @@ LARGEST_GRID = 400
 ARCHS = ["template", "multiscale"]
 # what each of the two trains with where the command line says nothing else
 DEFAULTS = {
-    "epochs": (40, 12),
+    "epochs": (40, 10),
     "flows": (4, 6),
     "hidden": (512, 48),
     "batch_size": (256, 64),
-    "lr": (1.5e-3, 3e-3),
+    "lr": (1.5e-3, 4e-3),
     "weight_decay": (0.02, 0.0),
     "shift": (1, 0),
+    "mix": ("permute", "conv1x1"),
     "dequantize": ("uniform", "variational"),
 }
 
@@ -321,8 +322,7 @@ def main():
     model.eval()
     title = f"RealNVP, {train.title}"
     save_figures(run, title, model, val, snapshots)
-    state = {name: value.cpu() for name, value in best.items()}
-    experiment.save_checked(run.folder / "flow.pt", {"sizes": sizes, "state": state})
+    experiment.save_checked(run.folder / "flow.pt", {"sizes": sizes, "state": best})
     if ARGS.extra:
         extras.nf(run, title, model, snapshots)
     if not run.finished:  # the test split is looked at once
@@ -379,10 +379,9 @@ def parse_args(arguments=None):
     by_arch("lr", "Adam's highest learning rate", type=number(float, above=0))
     by_arch("weight_decay", "AdamW's pull of the weights towards 0", type=number(float, 0))
     by_arch("shift", "pixels by which training images move at first", type=number(int, 0, 3))
+    by_arch("mix", "multiscale: what precedes a coupling; conv1x1: learned", choices=["permute", "conv1x1"])
     by_arch("dequantize", "the noise under the grey levels; variational: learned", choices=["uniform", "variational"])
     group.add_argument("--alpha", type=number(float, above=0, below=0.5), default=1e-5, help="margin of the logit")
-    text = "multiscale: what comes before a coupling; conv1x1: learned, as in Glow"
-    group.add_argument("--mix", choices=["permute", "conv1x1"], default="permute", help=text)
     group = parser.add_argument_group("sampling without training")
     group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")
     group.add_argument("--flow", metavar="FILE", help="the flow.pt to draw from (default: the run's)")

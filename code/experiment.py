@@ -33,10 +33,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-try:
-    import fcntl  # not on Windows, where two runs of one name are not noticed
+try:  # not on Windows, where two runs of one name are not noticed and memory is not told
+    import fcntl
+    import resource
 except ImportError:
-    fcntl = None
+    fcntl = resource = None
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST_CHECKPOINT = 2 << 30  # bytes; ours are far smaller
@@ -75,6 +76,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, usage=usage, formatter_class=self.Formatter, allow_abbrev=False)
 
     def error(self, message):
+        message = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
@@ -231,6 +233,12 @@ def processor():
     return platform.processor() or platform.machine()
 
 
+def peak_megabytes():
+    """The most memory that this process has held so far."""
+    if resource:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
 class Run:
     """A run's folder, and what is written into it."""
 
@@ -384,6 +392,7 @@ class Run:
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
             "epochs": self.epochs,
             "seconds": round(self.seconds, 2),
+            "peak_megabytes": peak_megabytes(),
             "curves": {name: self.column(name) for name in self.history[0]},
             "final": final,
         }
