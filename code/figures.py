@@ -121,6 +121,23 @@ def image_grids(path, grids, columns, title="", row_labels=None):
     plt.close(figure)
 
 
+def image_rows(path, rows, title=""):
+    """One row of images for each of {label: images}, all rows of one length."""
+    columns = len(next(iter(rows.values())))
+    grid = np.concatenate([tile(images, columns)[: 28 + 1] for images in rows.values()])
+    width = 4.2  # inches: with the labels the report's text width
+    figure, axis = plt.subplots(figsize=(width, width * grid.shape[0] / grid.shape[1]))
+    axis.imshow(grid, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+    axis.set_xticks([])
+    axis.set_yticks([14.5 + 29 * i for i in range(len(rows))], rows, fontsize=8)
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=8)
+    figure.savefig(path, dpi=max(200, int(2.5 * grid.shape[1] / width)))
+    plt.close(figure)
+
+
 def picture(path, images, columns):
     """A bare grid, without any caption."""
     grid = Image.fromarray(tile(images, columns))
