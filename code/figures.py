@@ -5,6 +5,7 @@ import matplotlib
 matplotlib.use("Agg")  # no window, on no machine
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -81,6 +82,26 @@ def curves(
         axes.legend(loc="upper center", bbox_to_anchor=(0.66, 0.88), ncols=2)
     elif len(lines) > 1:
         axes.legend()
+    finish(figure, path)
+
+
+def growth(path, lines, title, ylabel):
+    """A panel for each of {what grows: {x, seconds}}, both axes logarithmic; dotted: in proportion to x."""
+    figure, axes = plt.subplots(1, len(lines), figsize=(5.5, 2.1), sharey=True, layout="constrained")
+    for axis, (what, line) in zip(axes, lines.items()):
+        x, y = line["x"], line["seconds"]
+        axis.plot(x, y, "o-", color=COLOURS[0], markersize=4)
+        axis.plot(x, [y[-1] * place / x[-1] for place in x], linestyle=(0, (1, 1.5)), color="0.35", linewidth=0.9)
+        fixed = what != "images" and f" ({line['images'][0]:,} images)"
+        axis.set(xscale="log", yscale="log", xlabel=f"{what}{fixed or ''}")
+        axis.xaxis.label.set_size(8)
+        axis.set_xticks(x, [f"{place:,}" for place in x], fontsize=8)
+        axis.tick_params(which="minor", bottom=False, labelbottom=False)
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+    axes[0].set_ylabel(ylabel)
+    figure.suptitle(f"{title}; dotted: in proportion", fontsize=9)
     finish(figure, path)
 
 

@@ -24,6 +24,7 @@ FAMILIES = {
     "GAN": ("unstable", "none", "fast", "no", {"gan": "frechet_val"}),
     "VAE": ("stable", "approximate", "fast", "yes", {"vae-z20": "val_elbo", "vae-z2": "val_elbo"}),
 }
+KEYS = {run: key for *_, runs in FAMILIES.values() for run, key in runs.items()}
 MEASURES = {
     "val_bpd": "bits per dimension",
     "val_elbo": "nats",

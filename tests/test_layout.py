@@ -12,7 +12,7 @@ STOREYS = [  # every arrow runs down
     {"quality"},
     {"extras"},
     {"a3_vae_template", "a3_gan_template", "a3_nf_template"},
-    {"beyond"},
+    {"beyond", "contestants"},
     {"evaluate", "bench", "standard_runs"},
     {"seeds"},
 ]
