@@ -212,8 +212,8 @@ def rows(models):
                    f"{r['share_of_matrix_rate']:.0%}", f"{r['samples_per_second']:,.0f}", memory, ratio)  # fmt: skip
 
 
-def seconds_per_epoch(options, images):
-    contestant = contestants.our_nf(contestants.grey_images(options).subset(images), options)
+def seconds_per_epoch(images, options):
+    contestant = contestants.our_nf(images, options)
     return lambda: one_epoch(contestant)[0]
 
 
@@ -222,7 +222,10 @@ def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), cou
     points = {"images": [(n, [], n) for n in images],
               "hidden width": [(width, ["--hidden", str(width)], base) for width in hidden],
               "couplings": [(n, ["--flows", str(n // 2)], base) for n in couplings]}  # fmt: skip
-    works = {(axis, x): seconds_per_epoch(options, n) for axis, line in points.items() for x, options, n in line}
+    data = contestants.grey_images([])
+    works = {
+        (axis, x): seconds_per_epoch(data.subset(n), options) for axis, line in points.items() for x, options, n in line
+    }
     times = {key: [] for key in works}
     for repeat in range(repeats + 1):
         for key, work in works.items():

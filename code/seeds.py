@@ -105,10 +105,14 @@ def main():
     print(f"Files:  {experiment.show(path)}")
 
 
-if __name__ == "__main__":
+def parse_args(arguments=None):
     parser = experiment.Parser(__doc__)
     parser.add_argument("--only", nargs="+", metavar="RUN", help="train the seeds of these runs alone")
     parser.add_argument("--collect", action="store_true", help="train nothing: write what is finished")
-    ARGS = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    ARGS = parse_args()
     os.chdir(ROOT)
     experiment.start(main)

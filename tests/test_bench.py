@@ -1,14 +1,11 @@
 """What is timed and counted, on tiny settings (never how fast), and the arithmetic over seeds."""
 
 import json
-import subprocess
-import sys
 
-import bench
 import pytest
 import torch
-from conftest import ROOT, is_one_line
 
+import bench
 import contestants
 import experiment
 import figures
@@ -79,10 +76,10 @@ def test_patched_functions_are_put_back(machine, glyph_cache):
 
 
 def test_growth_has_three_points_an_axis_and_a_figure(tmp_path, glyph_cache):
-    result = bench.growth(1, images=(20, 40, 60), hidden=(4, 8, 16), couplings=(2, 4, 6), base=30)
+    result = bench.growth(1, images=(20, 40, 60), hidden=(4, 8, 16), couplings=(2, 4, 6), base=20)
     assert list(result) == ["images", "hidden width", "couplings"]
     assert all(len(line["seconds"]) == len(line["x"]) == 3 for line in result.values())
-    assert result["couplings"]["images"] == [30, 30, 30]
+    assert result["couplings"]["images"] == [20, 20, 20]
     figures.growth(tmp_path / "growth.pdf", result, "a flow", "seconds per epoch")
     assert (tmp_path / "growth.pdf").stat().st_size > 2000
 
@@ -93,12 +90,14 @@ def test_peak_memory_is_that_of_a_process_of_its_own(glyph_cache):
     assert used is None or used > 50
 
 
-@pytest.mark.parametrize("script", ["bench.py", "seeds.py"])
-def test_help_names_the_commands(script):
-    done = subprocess.run([sys.executable, ROOT / "code" / script, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert f"python code/{script}" in done.stdout
-    assert all(len(line) <= 120 for line in done.stdout.splitlines())
+@pytest.mark.parametrize("script", [bench, seeds])
+def test_help_names_the_commands(script, capsys):
+    with pytest.raises(SystemExit) as end:
+        script.parse_args(["--help"])
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert f"python code/{script.__name__}.py" in shown
+    assert all(len(line) <= 120 for line in shown.splitlines())
 
 
 def made_up(seed, **final):
@@ -144,17 +143,19 @@ def test_only_full_runs_with_the_right_seed_are_taken(tmp_path):
     assert [seeds.name_of("gan", seed) for seed in seeds.SEEDS] == ["gan", "gan-seed43", "gan-seed44"]
 
 
-def test_collecting_trains_nothing_and_leaves_out_what_is_unfinished(checkout):
-    for seed in seeds.SEEDS[:3]:
-        folder = checkout.folder / "runs" / "mnist" / seeds.name_of("gan", seed)
+def test_collecting_trains_nothing_and_leaves_out_what_is_unfinished(tmp_path, monkeypatch, capsys):
+    for module in (experiment, seeds):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(seeds, "ARGS", seeds.parse_args(["--collect"]), raising=False)
+    for seed in seeds.SEEDS:
+        folder = tmp_path / "runs" / "mnist" / seeds.name_of("gan", seed)
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(made_up(seed, frechet=1.0)))
-    done = checkout.run("seeds.py", "--collect")
-    assert done.returncode == 0, done.stderr
-    table = json.loads((checkout.folder / "runs" / "seeds.json").read_text())
+    seeds.main()
+    table = json.loads((tmp_path / "runs" / "seeds.json").read_text())
     assert list(table) == ["gan"]
     assert table["gan"]["frechet"]["spread"] == 0
-    assert "nf: 0 of 3 seeds finished" in done.stdout
-    wrong = checkout.run("seeds.py", "--only", "nothing")
-    assert wrong.returncode == 2
-    assert is_one_line(wrong.stderr)
+    assert "nf: 0 of 3 seeds finished" in capsys.readouterr().out
+    monkeypatch.setattr(seeds, "ARGS", seeds.parse_args(["--only", "nothing"]))
+    with pytest.raises(experiment.UserError, match="no standard run is called nothing"):
+        seeds.main()

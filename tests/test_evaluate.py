@@ -2,11 +2,11 @@
 
 import json
 
-import evaluate
 import pytest
 import torch
 from conftest import is_one_line
 
+import evaluate
 import experiment
 import tables
 
