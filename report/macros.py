@@ -11,6 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+import tables
+
 ROOT = Path(__file__).resolve().parents[1]
 REAL = {"mnist": "MNIST", "bmnist": "static binary MNIST"}
 OTHERS = {
@@ -35,12 +38,42 @@ def macros(files):
     lines = []
     for path in files:
         result = json.loads(path.read_text())
+        if "run" not in result:  # comparison, seeds, bench: \\val{comparison}{gan/quality/samples/frechet}
+            lines += [definition(path.stem, key, value) for key, value in leaves(result)]
+            continue
         name = result["run"]
         simple = {key: value for key, value in result.items() if isinstance(value, (int, float, str))}
         for key, value in {**simple, **result["final"]}.items():
             if not isinstance(value, list):
-                lines.append(rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value)}}}")
+                lines.append(definition(name, key, value))
     return lines
+
+
+def definition(name, key, value):
+    return rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value)}}}"
+
+
+def leaves(content, prefix=""):
+    """(path, value) of every figure of a nested file; lists are left out."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}/")
+        elif not isinstance(value, list):
+            yield f"{prefix}{key}", value
+
+
+def write_tables(folder, comparison, seeds):
+    """\\input{table-quality} and the like in the report; empty while nothing has been compared."""
+    contents = {"quality": "", "likelihood": "", "families": "", "note": ""}
+    if comparison:
+        contents = {
+            "quality": tables.latex(*tables.quality(comparison)),
+            "likelihood": tables.latex(*tables.likelihood(comparison)),
+            "families": tables.latex(*tables.family_rows(tables.families(comparison, seeds))),
+            "note": tables.note(comparison).replace("%", r"\%"),
+        }
+    for name, content in contents.items():
+        (folder / f"table-{name}.tex").write_text(content + "\n")
 
 
 def published():
@@ -53,7 +86,7 @@ def of_the_user(quick):
     lines, links, banner = [], ROOT / "runs" / "report-figures", None
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    for name in ("vae-z20", "vae-z2", "gan", "nf"):
+    for name in tables.TITLES:
         for data in (*REAL, *OTHERS):
             folder = top / data / name
             if (folder / "results.json").exists():
@@ -62,7 +95,14 @@ def of_the_user(quick):
                 if data in OTHERS:
                     banner = f"These runs used {OTHERS[data]}: no figure here says anything about MNIST."
                 break
+    if (top / "comparison" / "comparison.json").exists():
+        lines += macros([top / "comparison" / "comparison.json"])
+        shutil.copytree(top / "comparison" / "figures", links / "comparison")
     return lines, "../runs/report-figures/", banner
+
+
+def load(path):
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def main():
@@ -76,6 +116,9 @@ def main():
     lines.append(rf"\def\banner{{{banner or ''}}}")
     lines.append(rf"\def\missing{{{'not reached' if user else ''}}}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
+    published_results = ROOT / "report" / "results"
+    mine = ROOT / "runs" / ("quick" if quick else "") / "comparison" if user else published_results
+    write_tables(build, load(mine / "comparison.json"), load(published_results / "seeds.json"))
     if user:
         if not shutil.which("latexmk"):
             print("runs/report.pdf: not compiled, LaTeX is missing")
