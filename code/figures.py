@@ -61,7 +61,10 @@ def curves(
         axes.plot(x, values, styles[i % 4], label=label, color=COLOURS[i % len(COLOURS)], marker=marker, markersize=4)
     for height, text in marks:
         axes.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
-        axes.annotate(text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        axes.annotate(
+            text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
+            annotation_clip=True,  # a mark outside the axes is left out
+        )  # fmt: skip
     for place, height, text in points:
         axes.plot([place], [height], "o", color="0.15", markersize=4)
         axes.annotate(text, (place, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
@@ -151,7 +154,7 @@ def densities(path, line, shapes, title=""):
     """Prior, posterior and q in the plane: all in one picture, then each of `shapes` near its code.
 
     `shapes`: dicts with `density` [n, n] on the grid line x line (rows: z_2), `mean` and `std` of q, the `image`."""
-    figure, axes = plt.subplots(1, 1 + len(shapes), figsize=(5.5, 2.1), layout="constrained")
+    figure, axes = plt.subplots(1, 1 + len(shapes), figsize=(5.5, 2.35), layout="constrained")
     angle = np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
     radii = [1.177, 2.448]  # hold 50 % and 95 % of a Gaussian in the plane
