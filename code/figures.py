@@ -154,7 +154,7 @@ def densities(path, line, shapes, title=""):
     """Prior, posterior and q in the plane: all in one picture, then each of `shapes` near its code.
 
     `shapes`: dicts with `density` [n, n] on the grid line x line (rows: z_2), `mean` and `std` of q, the `image`."""
-    figure, axes = plt.subplots(1, 1 + len(shapes), figsize=(5.5, 2.35), layout="constrained")
+    figure, axes = plt.subplots(1, 1 + len(shapes), figsize=(5.5, 2.6), layout="constrained")
     angle = np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
     radii = [1.177, 2.448]  # hold 50 % and 95 % of a Gaussian in the plane
@@ -181,7 +181,7 @@ def densities(path, line, shapes, title=""):
         axis.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
         axis.set_title(f"{'AB'[i]}: near its code", color=colour)
         inset = axis.inset_axes([0.76, 0.76, 0.24, 0.24])
-        inset.imshow(shape["image"], vmin=0, vmax=1)
+        inset.imshow(np.asarray(shape["image"]), vmin=0, vmax=1)
         inset.set(xticks=[], yticks=[])
         inset.grid(False)
     axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$")

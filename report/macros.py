@@ -74,7 +74,7 @@ def define(name, key, value):
         return [line for inner, v in value.items() for line in define(name, f"{key}/{inner}" if key else inner, v)]
     if isinstance(value, list):
         return []
-    return [rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value, key)}}}"]
+    return [rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value, key.split('/')[-1])}}}"]
 
 
 def macros(files):
@@ -136,6 +136,8 @@ def main():
     lines.append(rf"\def\figures{{{figures}}}")
     lines.append(rf"\def\banner{{{banner or ''}}}")
     lines.append(rf"\def\missing{{{'not reached' if user else ''}}}")
+    # latexmk compiles again when this file changes, so a layout that has come or gone is told here
+    lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
     if user:
         if not shutil.which("latexmk"):
