@@ -308,6 +308,7 @@ def main():
     experiment.save_checked(run.folder / "generator.pt", {**sizes, "state": average.state_dict()})
     if ARGS.extra:
         extras.gan(run, title, average, judge, train_data, snapshots, images_of)
+        extras.gan_gradients(run, title, train_data, Generator, Discriminator)
     if not run.finished:  # the test images are looked at once
         run.seed(ARGS.n_epochs + 1)
         samples = images_of(average, torch.randn(n_judged, ARGS.latent_dim))

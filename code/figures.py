@@ -48,8 +48,10 @@ def curves(
     second_axis=None,
     ylim=None,
     log=False,
+    log_x=False,
     zoom_from=None,
     points=(),
+    marker=None,
 ):
     """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines. `points`: (x, y, text) for dots.
     `second_axis`: (label, forward, inverse), the same quantity in another unit on the right.
@@ -57,15 +59,21 @@ def curves(
     figure, axes = plt.subplots()
     styles = ["-", "--", "-.", ":"]
     for i, (label, values) in enumerate(lines.items()):
-        axes.plot(x, values, styles[i % 4], label=label, color=COLOURS[i % len(COLOURS)])
+        axes.plot(x, values, styles[i % 4], label=label, color=COLOURS[i % len(COLOURS)], marker=marker, markersize=4)
     for height, text in marks:
         axes.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
-        axes.annotate(text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+        axes.annotate(
+            text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
+            annotation_clip=True,  # a mark outside the axes is left out
+        )  # fmt: skip
     for place, height, text in points:
         axes.plot([place], [height], "o", color="0.15", markersize=4)
         axes.annotate(text, (place, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    if log_x:
+        axes.set_xscale("log")
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     if ylim:
         axes.set_ylim(*ylim)
     if log:
@@ -177,6 +185,79 @@ def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
     if limit:
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
     axes.legend(title="digit", markerscale=4, bbox_to_anchor=(1.0, 1.0), loc="upper left", handletextpad=0.1)
+    finish(figure, path)
+
+
+def densities(path, line, shapes, title=""):
+    """Prior, posterior and q in the plane: all in one picture, then each of `shapes` near its code.
+
+    `shapes`: dicts with `density` [n, n] on the grid line x line (rows: z_2), `mean` and `std` of q, the `image`."""
+    figure, axes = plt.subplots(1, 1 + len(shapes), figsize=(5.5, 2.6), layout="constrained")
+    angle = np.linspace(0, 2 * np.pi, 200)
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
+    radii = [1.177, 2.448]  # hold 50 % and 95 % of a Gaussian in the plane
+    for radius in radii:
+        axes[0].plot(*(radius * circle).T, color="0.4", linewidth=0.8, linestyle=(0, (4, 2)))
+    for i, (axis, shape) in enumerate(zip(axes[1:], shapes)):
+        density, colour = np.asarray(shape["density"], np.float64), COLOURS[[0, 2][i % 2]]
+        falling = np.sort(density.ravel())[::-1]
+        mass = falling.cumsum() / falling.sum()
+        levels = [falling[np.searchsorted(mass, share)] for share in (0.95, 0.5)]
+        mean, std = shape["mean"].numpy(), shape["std"].numpy()
+        for where in axes[0], axis:
+            where.contourf(
+                line, line, density, [levels[0], levels[1], density.max() * 1.01], colors=[colour], alpha=0.35
+            )
+            where.contour(line, line, density, levels, colors=[colour], linewidths=0.7)
+            for radius in radii:
+                where.plot(*(mean + radius * std * circle).T, color=COLOURS[1], linewidth=0.9, linestyle="--")
+        axes[0].annotate("AB"[i], mean, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
+        inside = np.argwhere(density > levels[0])
+        low, high = np.asarray(line)[inside.min(0)[::-1]], np.asarray(line)[inside.max(0)[::-1]]
+        low, high = np.minimum(low, mean - 3 * std), np.maximum(high, mean + 3 * std)
+        middle, half = (low + high) / 2, 0.6 * (high - low).max()
+        axis.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
+        axis.set_title(f"{'AB'[i]}: near its code", color=colour)
+        inset = axis.inset_axes([0.76, 0.76, 0.24, 0.24])
+        inset.imshow(np.asarray(shape["image"]), vmin=0, vmax=1)
+        inset.set(xticks=[], yticks=[])
+        inset.grid(False)
+    axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$")
+    axes[0].set_title("the prior's plane")
+    for axis in axes:
+        axis.set(aspect="equal", xlabel="$z_1$")
+        axis.tick_params(labelsize=7)
+    axes[0].plot([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 2)), label="prior $p(z)$")
+    axes[0].fill_between([], [], color="0.6", label="posterior $p(z|x)$, of A and B")
+    axes[0].plot([], [], color=COLOURS[1], linewidth=0.9, linestyle="--", label="$q(z|x)$")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    finish(figure, path)
+
+
+def generator_losses(path, norms, scores, ahead, title=""):
+    """Both losses of a generator against the discriminator's logit; gradient norms and D's mean output by step.
+
+    In the first `ahead` steps, shaded, D learns alone."""
+    figure, axes = plt.subplots(1, 3, figsize=(5.5, 2.1), layout="constrained")
+    a = np.linspace(-6, 6, 200)
+    losses = [-np.logaddexp(0, a), np.logaddexp(0, -a)]
+    for i, label in enumerate(norms):
+        how = {"color": COLOURS[i], "linestyle": ["-", "--"][i]}
+        steps = range(1, len(norms[label]) + 1)
+        axes[0].plot(a, losses[i], **how)
+        axes[1].plot(steps, norms[label], label=label, linewidth=1, **how)
+        axes[2].plot(steps, scores[label], linewidth=1, **how)
+    for axis in axes[1:]:
+        axis.axvspan(1, ahead, color="0.9", zorder=0)
+        axis.set(xlabel="step", yscale="log")
+    axes[0].set(xlabel="logit a of D(G(z))", ylabel="nats", title="loss of G")
+    axes[1].set_title("norm of G's gradient")
+    axes[2].set_title("mean of D(G(z))")
+    for axis in axes:
+        axis.tick_params(labelsize=7)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle(title, fontsize=9)
     finish(figure, path)
 
 

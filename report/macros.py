@@ -2,9 +2,14 @@
 
 python report/macros.py           from report/results, for `make report`
 python report/macros.py --user    from your own runs, compiled to runs/report.pdf (`make` calls it; --quick: quick runs)
+
+A results file gives \\val{run}{key} for its own keys and those of `final`, \\val{run}{settings/key}, the ends of its
+curves as \\val{run}{first/key} and \\val{run}{last/key}, and \\val{run}{data_title}. Other files give what they hold
+under their own name: \\val{comparison/vae-z20}{frechet}, \\val{vae-z20-extra}{prior_10}.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -21,45 +26,83 @@ OTHERS = {
     "glyphs": "glyph digits drawn from fonts",
     "glyphs-binary": "binary glyph digits drawn from fonts",
 }
+RUNS = ("vae-z20", "vae-z2", "gan", "nf", "nf-multiscale")
+SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 
-def text(value):
+def kl(mu, variance):
+    """KL(N(mu, variance) || N(0, 1)) in nats: the formula of Question 1.5."""
+    return 0.5 * (variance + mu**2 - 1 - math.log(variance))
+
+
+# small computations that answers quote
+FORMULAS = {
+    "kl_same": 0,  # kl(0, 1)
+    "kl_near": kl(0.1, 1),
+    "kl_far": kl(10, 1),
+    "kl_narrow": kl(0, 1e-6),
+    "coin_flips": -784 * math.log(2),
+    "log_2": math.log(2),
+    "two_log_2": 2 * math.log(2),
+    "minus_log_4": -math.log(4),
+    "dense_determinant": f"{784**3 / 1e8:.1f}",  # times 10^8 multiplications
+    "region_2": 0.1**2,
+    "bits_of_levels": 8,
+}
+
+
+def text(value, key=""):
     if isinstance(value, bool) or value is None:
         return "not reached"
+    if isinstance(value, (int, float)) and value < 0:
+        return r"\ensuremath{-}" + text(-value, key)
+    if isinstance(value, float) and value and value < 0.01:
+        digits, power = f"{value:.1e}".split("e")
+        plain = f"{value:.4f}".rstrip("0")
+        if abs(float(plain) - value) < 0.02 * value:
+            return plain
+        factor = "" if digits == "1.0" else rf"{digits}\cdot "
+        return rf"\ensuremath{{{factor}10^{{{int(power)}}}}}"
+    if isinstance(value, float):
+        whole = value >= 1000 or key in ("seconds", "seconds_to_1_85", "norm_ratio")
+        value = round(value) if whole else f"{value:.3f}" if value < 1 else f"{value:.2f}"
     if isinstance(value, int):
         return f"{value:,}".replace(",", "{,}")
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
-    return str(value).replace("_", r"\_")
+    return "".join(SPECIAL.get(c, c) for c in value)
+
+
+def define(name, key, value):
+    """The lines that define one number, or those of a dict of them."""
+    if isinstance(value, dict):
+        return [line for inner, v in value.items() for line in define(name, f"{key}/{inner}" if key else inner, v)]
+    if isinstance(value, list):
+        return []
+    return [rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value, key.split('/')[-1])}}}"]
 
 
 def macros(files):
-    """One definition for each figure of each run."""
+    """One definition for each figure of each run, and for whatever other results files hold."""
     lines = []
     for path in files:
         result = json.loads(path.read_text())
-        if "run" not in result:  # comparison, seeds, bench: \\val{comparison}{gan/quality/samples/frechet}
-            lines += [definition(path.stem, key, value) for key, value in leaves(result)]
+        if "final" not in result:  # extra.json lies in its run's folder
+            lines += define(f"{path.parent.name}-extra" if path.name == "extra.json" else path.stem, "", result)
             continue
         name = result["run"]
-        simple = {key: value for key, value in result.items() if isinstance(value, (int, float, str))}
-        for key, value in {**simple, **result["final"]}.items():
-            if not isinstance(value, list):
-                lines.append(definition(name, key, value))
+        numbers = {key: value for key, value in result.items() if key not in ("curves", "final")}
+        for key, curve in result.get("curves", {}).items():
+            known = [value for value in curve if value is not None]
+            if known:
+                numbers |= {f"first/{key}": known[0], f"last/{key}": known[-1]}
+        if "data" in result:
+            numbers["data_title"] = {**REAL, **OTHERS}[result["data"]]
+        if "epochs" in result:
+            numbers["half"] = result["epochs"] // 2
+        final = dict(result["final"])
+        if "test_log_likelihood" in final:
+            final["gap"] = final["test_log_likelihood"] - final["test_elbo"]
+        lines += define(name, "", {**numbers, **final})
     return lines
-
-
-def definition(name, key, value):
-    return rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value)}}}"
-
-
-def leaves(content, prefix=""):
-    """(path, value) of every figure of a nested file; lists are left out."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}/")
-        elif not isinstance(value, list):
-            yield f"{prefix}{key}", value
 
 
 def write_tables(folder, comparison, seeds):
@@ -86,18 +129,20 @@ def of_the_user(quick):
     lines, links, banner = [], ROOT / "runs" / "report-figures", None
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    for name in tables.TITLES:
+    for name in RUNS:
         for data in (*REAL, *OTHERS):
             folder = top / data / name
             if (folder / "results.json").exists():
-                lines += macros([folder / "results.json"])
+                lines += macros([p for p in (folder / "results.json", folder / "extra.json") if p.exists()])
                 shutil.copytree(folder / "figures", links / name)
                 if data in OTHERS:
                     banner = f"These runs used {OTHERS[data]}: no figure here says anything about MNIST."
                 break
-    if (top / "comparison" / "comparison.json").exists():
-        lines += macros([top / "comparison" / "comparison.json"])
-        shutil.copytree(top / "comparison" / "figures", links / "comparison")
+    compared = top / "comparison"
+    others = (compared / "comparison.json", ROOT / "report" / "results" / "seeds.json")
+    lines += macros([path for path in others if path.exists()])
+    if (compared / "figures").exists():
+        shutil.copytree(compared / "figures", links / "comparison")
     return lines, "../runs/report-figures/", banner
 
 
@@ -112,9 +157,12 @@ def main():
     lines, figures, banner = of_the_user(quick) if user else published()
     if banner is None and quick:
         banner = "These are quick runs on small settings."
+    lines += define("formula", "", FORMULAS)
     lines.append(rf"\def\figures{{{figures}}}")
     lines.append(rf"\def\banner{{{banner or ''}}}")
     lines.append(rf"\def\missing{{{'not reached' if user else ''}}}")
+    # latexmk compiles again when this file changes, so a layout that has come or gone is told here
+    lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
     published_results = ROOT / "report" / "results"
     mine = ROOT / "runs" / ("quick" if quick else "") / "comparison" if user else published_results

@@ -157,6 +157,8 @@ def publish_runs():
                 refuse(folder, "is a quick run or of other data")
             (ROOT / "report" / "results").mkdir(exist_ok=True)
             shutil.copyfile(folder / "results.json", ROOT / "report" / "results" / f"{name}.json")
+            if (folder / "extra.json").exists():  # numbers of the experiments that go with the figures
+                shutil.copyfile(folder / "extra.json", ROOT / "report" / "results" / f"{name}-extra.json")
             target = ROOT / "report" / "figures" / name
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(folder / "figures", target, ignore=shutil.ignore_patterns("step-*", "*.gif"))
