@@ -45,6 +45,7 @@ def test_measured_figures_in_docstrings_are_those_of_the_results(script):
         if "final" not in result:
             continue  # not a run: numbers of experiments, of several runs
         known.add(result["torch"][:4])
+        known |= {str(value) for value in result["settings"].values()}
         for value in [result["seconds"], result["parameters"], *result["final"].values()]:
             if isinstance(value, (int, float)):
                 known |= {f"{value:.2f}", f"{value:.1f}", f"{value:.0f}", f"{value:,}"}
