@@ -117,8 +117,8 @@ def generated():
     found, comparison = results(), read("comparison")
     parts = [table(found), machines(found) if found else "", speed(read("bench")), spread(read("seeds"))]
     if comparison:
-        parts += [tables.markdown(*tables.quality(comparison)), tables.markdown(*tables.likelihood(comparison)),
-                  tables.note(comparison)]  # fmt: skip
+        parts += [tables.markdown(*make(comparison)) for make in (tables.quality, tables.likelihood, tables.cost)]
+        parts.append(tables.note(comparison))
     return "\n\n".join(part for part in parts if part)
 
 
