@@ -228,11 +228,11 @@ def main():
     folder = experiment.ROOT / "runs" / ("quick" if ARGS.quick else ".") / "comparison"
     save_figures(folder, rows, paths, [entry["data"] for entry in comparison.values()])
     experiment.write_atomically(folder / "comparison.json", json.dumps(comparison, indent=1).encode())
-    both = [tables.likelihood(comparison), tables.quality(comparison)]
+    shown = [layout(comparison) for layout in (tables.quality, tables.likelihood, tables.cost)]
     note = tables.note(comparison)
     for name, layout in (("table.md", tables.markdown), ("table.tex", tables.latex)):
-        (folder / name).write_text("\n\n".join([*(layout(*table) for table in both), note]) + "\n")
-    print("\n" + "\n\n".join(tables.plain(*table) for table in both) + f"\n\n{note}")
+        (folder / name).write_text("\n\n".join([*(layout(*table) for table in shown), note]) + "\n")
+    print("\n" + "\n\n".join(tables.plain(*table) for table in shown) + f"\n\n{note}")
     print(f"Files:  {experiment.show(folder)}/")
 
 

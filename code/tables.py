@@ -54,9 +54,8 @@ def quality(comparison):
 
 
 def likelihood(comparison):
-    """What each model knows of the likelihood, and what it cost; a column a unit, since they do not compare."""
-    header = ["model", "data", "likelihood", "bound / log p(x), nats", "bits per binary pixel", "bits per dimension",
-              "parameters", "training, s", "images/s"]  # fmt: skip
+    """What each model knows of the likelihood; a column a unit, since they do not compare."""
+    header = ["model", "data", "likelihood", "bound / log p(x), nats", "bits per binary pixel", "bits per dimension"]
     rows = []
     for run, entry in comparison.items():
         known = entry["likelihood"]
@@ -66,9 +65,19 @@ def likelihood(comparison):
             bits = f"{known['test_elbo_bits_per_pixel']:.3f} / {known['test_log_likelihood_bits_per_pixel']:.3f}"
         if "test_bpd" in known:
             bpd = f"{known['test_bpd']:.2f} / {known['test_bpd_8']:.2f}"
-        rows.append([TITLES.get(run, run), DATA[entry["data"]], known["kind"], nats, bits, bpd,
-                     f"{entry['parameters']:,}", number(entry["training_seconds"], 0),
-                     number(entry["samples_per_second"], 0)])  # fmt: skip
+        kind = known["kind"].removesuffix(" and importance estimate")
+        rows.append([TITLES.get(run, run), DATA[entry["data"]], kind, nats, bits, bpd])
+    return header, rows
+
+
+def cost(comparison):
+    """What a model costs to train and to draw from."""
+    header = ["model", "parameters", "training, s", "s for 1000 samples", "samples a second"]
+    rows = [
+        [TITLES.get(run, run), f"{entry['parameters']:,}", number(entry["training_seconds"], 0),
+         number(entry["seconds_per_1000_samples"], 3), number(entry["samples_per_second"], 0)]
+        for run, entry in comparison.items()
+    ]  # fmt: skip
     return header, rows
 
 

@@ -107,11 +107,12 @@ def macros(files):
 
 def write_tables(folder, comparison, seeds):
     """\\input{table-quality} and the like in the report; empty while nothing has been compared."""
-    contents = {"quality": "", "likelihood": "", "families": "", "note": ""}
+    contents = {"quality": "", "likelihood": "", "cost": "", "families": "", "note": ""}
     if comparison:
         contents = {
             "quality": tables.latex(*tables.quality(comparison)),
             "likelihood": tables.latex(*tables.likelihood(comparison)),
+            "cost": tables.latex(*tables.cost(comparison)),
             "families": tables.latex(*tables.family_rows(tables.families(comparison, seeds))),
             "note": tables.note(comparison).replace("%", r"\%"),
         }

@@ -117,8 +117,8 @@ def generated():
     found, comparison = results(), read("comparison")
     parts = [table(found), machines(found) if found else "", speed(read("bench")), spread(read("seeds"))]
     if comparison:
-        parts += [tables.markdown(*tables.quality(comparison)), tables.markdown(*tables.likelihood(comparison)),
-                  tables.note(comparison)]  # fmt: skip
+        parts += [tables.markdown(*make(comparison)) for make in (tables.quality, tables.likelihood, tables.cost)]
+        parts.append(tables.note(comparison))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -134,7 +134,11 @@ def refuse(path, why):
 def check(name, content, path):
     """Stop unless what was measured belongs to the published runs."""
     if name == "comparison":
-        found = results()
+        found = results()  # as they will be, once the finished runs are published
+        for data, names in RUNS.items():
+            for place in (ROOT / "runs" / data / run / "results.json" for run in names):
+                if place.exists():
+                    found[place.parent.name] = json.loads(place.read_text())
         for run, entry in content.items():
             if entry["quick"] or entry["data"] not in RUNS:
                 refuse(path, "judges a quick run or other data")
@@ -172,7 +176,6 @@ def publish_measured():
         if not path.exists():
             print(f"{name}: not in runs/, left as published before")
             continue
-        check(name, json.loads(path.read_text()), path)
         shutil.copyfile(path, ROOT / "report" / "results" / f"{name}.json")
         if figures:
             source, place = ROOT / "runs" / figures, ROOT / "report" / "figures" / target
@@ -196,6 +199,10 @@ def write_generated():
 
 def main():
     if "--table" not in sys.argv:
+        for name, (file, *_) in MEASURED.items():  # before anything is copied
+            path = ROOT / "runs" / file
+            if path.exists():
+                check(name, json.loads(path.read_text()), path)
         publish_runs()
         publish_measured()
     write_generated()

@@ -71,7 +71,8 @@ def made_up_comparison(data="mnist", **more):
     figures = {name + end: 0.25 for name in measures for end in ("", "_real")} | {"frechet_floor": 0.5}
     common = {
         "quick": False, "parameters": 1234, "training_seconds": 9.0, "training_device": "cpu", "latent_dimensions": 7,
-        "samples_per_second": 4321.0, "sampling_device": "cpu", "processor": "a processor", "threads": 2,
+        "samples_per_second": 4000.0, "seconds_per_1000_samples": 0.25,
+        "sampling_device": "cpu", "processor": "a processor", "threads": 2,
     }  # fmt: skip
     binary = "bmnist" if data == "mnist" else f"{data}-binary"
     nats = {"test_elbo": -100.0, "test_log_likelihood": -90.0}
@@ -169,7 +170,7 @@ def test_tables_name_other_data_and_have_three_layouts():
     assert "Glyph digits are not MNIST" in tables.note(comparison)
     assert "MNIST" not in str([tables.quality(comparison), tables.likelihood(comparison)])
     assert "MNIST" not in tables.note(made_up_comparison())
-    for table in (tables.quality(comparison), tables.likelihood(comparison),
+    for table in (tables.quality(comparison), tables.likelihood(comparison), tables.cost(comparison),
                   tables.family_rows(tables.families(comparison, {}))):  # fmt: skip
         header, rows = table
         assert all(len(row) == len(header) for row in rows)
