@@ -319,6 +319,7 @@ def compiled(tmp_path_factory):
     (page, left, right, word)."""
     folder = tmp_path_factory.mktemp("report")
     shutil.copytree(ROOT / "report", folder / "report", ignore=shutil.ignore_patterns("build"))
+    shutil.copytree(ROOT / "code", folder / "code", ignore=shutil.ignore_patterns("__pycache__"))
     done = subprocess.run([sys.executable, "report/macros.py"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     command = re.search(r"TEXINPUTS=build: (latexmk .*?report\.tex)", (ROOT / "Makefile").read_text()).group(1)
