@@ -12,7 +12,8 @@ NO_TEX := LaTeX is missing, so no PDF is made: install $(TEX_PACKAGES) (Debian, 
 IS_ROOT_DEBIAN := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
 
 .DEFAULT_GOAL := all
-.PHONY: all quick test test-slow test-oldest lint report publish bench submission help clean setup existing-environment latex
+.PHONY: all quick test test-slow test-oldest lint report publish bench bench-seeds submission help clean setup \
+  existing-environment latex
 
 all: $(READY) ## train the standard runs, evaluate them, compile your report; resumable
 	@$(MAKE) -s latex || true
@@ -50,6 +51,9 @@ publish: $(READY) ## copy finished runs on real data from runs/ to report/
 
 bench: $(READY) ## speed and cost beside the plain loop, under 4 minutes
 	@$(PYTHON) code/bench.py
+
+bench-seeds: $(READY) ## three seeds of every standard run, on real data: hours, resumable
+	@$(PYTHON) code/seeds.py
 
 submission: $(READY) ## the ZIP to hand in: make submission NAME=lastname
 	@$(PYTHON) report/submission.py "$(NAME)" $(if $(FORCE),--force)

@@ -1,156 +1,81 @@
 """Speed beside the plain loop that the course's templates suggest: the same data, the same run, interleaved.
 
-    python code/bench.py    what `make bench` calls: under 4 minutes on 2 cores, no network
+    python code/bench.py             what `make bench` calls: under 4 minutes on 2 cores, no network
+    python code/bench.py --growth    how an epoch's cost grows with images, width and couplings: a figure
 
-The plain loops read single images through a DataLoader with transforms, use Adam as it comes, float32, and, for the
-flow, couplings of full width whose masked half is thrown away; nets are the templates'. Seconds differ from machine to
-machine; the ratio is what to quote. Medians of interleaved repeats on the built-in glyph digits.
+Seconds differ from machine to machine; the ratio is what to quote. Medians of interleaved repeats on the built-in glyph
+digits, on the CPU; contestants.py holds the loops. Our GAN's nets are wider than the template's, so it runs twice: as
+it is trained, and with the template's nets.
+
+A step's milliseconds: `data` until the batch is there, `backward`, `optimiser` (its step, zeroed gradients, clipping),
+and `forward`, which is all the rest. `of rate`: the arithmetic of training, counted as contestants.py says, as a share
+of what a large matrix product reaches in the same number format. Spread: the largest less the smallest.
 """
 
+import argparse
+import contextlib
+import itertools
 import json
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
-import a3_gan_template as gan
-import a3_nf_template as nf
-import a3_vae_template as vae
 
+import contestants
 import experiment
-from datasets.bmnist import bmnist
-from datasets.mnist import mnist
+import figures
+import tables
+from datasets import load
+from datasets.download import DataError, cache_folder
 
-REPEATS = 3
+REPEATS = 5
 IMAGES = 3000  # a repeat
 
 
-class SingleImages(torch.utils.data.Dataset):
-    """As torchvision's MNIST: one PIL image at a time, through a list of transforms."""
+@contextlib.contextmanager
+def stopwatch(owner, name, spent, part):
+    """While it lasts, the seconds of every call of owner.name are added to spent[part]."""
+    original = getattr(owner, name)
 
-    def __init__(self, images, transform):
-        self.images, self.transform = images, transform
+    def timed(*args, **kwargs):
+        start = time.perf_counter()
+        try:
+            return original(*args, **kwargs)
+        finally:
+            spent[part] += time.perf_counter() - start
 
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, i):
-        from PIL import Image
-
-        return self.transform(Image.fromarray(self.images[i].view(28, 28).numpy())), 0
-
-
-def plain_loader(images, batch_size, scale):
-    from torchvision import transforms
-
-    steps = [transforms.ToTensor(), transforms.Lambda(lambda x: x.flatten() * 255 * scale)]
-    loader = SingleImages(images, transforms.Compose(steps))
-    return torch.utils.data.DataLoader(loader, batch_size, shuffle=True)
+    setattr(owner, name, timed)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
-def plain_vae(images):
-    model = vae.VAE()
-    optimizer = torch.optim.Adam(model.parameters())
-    loader = plain_loader(images, 128, 1.0)
-
-    def epoch():
-        model.eval()  # the plain bound
-        for x, _ in loader:
-            loss = model(x.round())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
-
-    return epoch
-
-
-def plain_gan(images):
-    generator, discriminator = gan.Generator(), gan.Discriminator()
-    optimizers = [torch.optim.Adam(m.parameters(), 2e-4) for m in (generator, discriminator)]
-    loader = plain_loader(images, 64, 1 / 255)
-
-    def epoch():
-        for x, _ in loader:
-            fake = generator(torch.randn(len(x), 100))
-            loss_G = F.binary_cross_entropy(discriminator(fake), torch.ones(len(x), 1))
-            optimizers[0].zero_grad()
-            loss_G.backward()
-            optimizers[0].step()
-            real = F.binary_cross_entropy(discriminator(x * 2 - 1), torch.ones(len(x), 1))
-            loss_D = real + F.binary_cross_entropy(discriminator(fake.detach()), torch.zeros(len(x), 1))
-            optimizers[1].zero_grad()
-            loss_D.backward()
-            optimizers[1].step()
-            loss_D.item()
-
-    return epoch
+def one_epoch(contestant):
+    """Seconds of an epoch, in all and by part, and its steps."""
+    spent = dict.fromkeys(["forward", "backward", "optimiser", "data"], 0.0)
+    loader = contestant.loader
+    loader.seconds, loader.steps = 0.0, 0
+    with contextlib.ExitStack() as watches:
+        watches.enter_context(stopwatch(torch.Tensor, "backward", spent, "backward"))
+        watches.enter_context(stopwatch(nn.utils, "clip_grad_norm_", spent, "optimiser"))
+        for optimizer, name in itertools.product(contestant.optimizers, ("step", "zero_grad")):
+            watches.enter_context(stopwatch(optimizer, name, spent, "optimiser"))
+        start = time.perf_counter()
+        contestant.epoch()
+        whole = time.perf_counter() - start
+    spent["data"] = loader.seconds
+    spent["forward"] = whole - sum(spent.values())
+    return whole, spent, loader.steps
 
 
-class MaskedCoupling(nn.Module):
-    """The template's: all 784 pixels in, twice 784 numbers out, half of both masked away."""
-
-    def __init__(self, mask):
-        super().__init__()
-        self.register_buffer("mask", mask)
-        self.nn = nn.Sequential(
-            nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1568)
-        )
-
-    def forward(self, z, ldj):
-        log_scale, shift = self.nn(z * self.mask).chunk(2, dim=1)
-        log_scale = torch.tanh(log_scale) * (1 - self.mask)
-        return self.mask * z + (1 - self.mask) * (z * log_scale.exp() + shift), ldj + log_scale.sum(1)
-
-
-def plain_nf(images):
-    model = nf.Model([784], 1, 8)
-    masks = [nf.get_mask(), 1 - nf.get_mask()] * 4
-    couplings = nn.ModuleList([MaskedCoupling(mask) for mask in masks])
-    optimizer = torch.optim.Adam(couplings.parameters(), 1e-3)
-    loader = plain_loader(images, 128, 1.0)
-
-    def epoch():
-        for x, _ in loader:
-            z, ldj = model.logit_normalize(model.dequantize(x), torch.zeros(len(x)))
-            for coupling in couplings:
-                z, ldj = coupling(z, ldj)
-            loss = -(nf.log_prior(z).sum(1) + ldj).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(couplings.parameters(), 1.0)
-            optimizer.step()
-            loss.item()
-
-    return epoch
-
-
-def our_vae(data):
-    model = vae.VAE().train()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-    return lambda: vae.epoch_iter(model, data, optimizer)
-
-
-def our_gan(data):
-    args = gan.parse_args([])
-    generator, discriminator = gan.Generator(width=args.width), gan.Discriminator(args.d_width, groups=args.groups)
-    adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.0, 0.999), fused=True)
-    optimizers = adam(generator), adam(discriminator)
-    return lambda: gan.train(data, discriminator, generator, *optimizers)
-
-
-def our_nf(data):
-    model = nf.Model([784]).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
-    return lambda: nf.epoch_iter(model, data, optimizer)
-
-
-def seconds(work, repeats=REPEATS):
+def seconds(work, repeats=3):
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -173,41 +98,193 @@ def bandwidth(n=50_000_000):
     return 8 * n / statistics.median(seconds(lambda: b.copy_(a), 5)) / 1e9
 
 
-def main():
-    results = {
+def machine(n=1024, n_copied=50_000_000):
+    return {
         "processor": experiment.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "gflops_float32": matrix_rate(torch.float32), "gflops_bfloat16": matrix_rate(torch.bfloat16),
-        "gigabytes_per_second": bandwidth(),
+        "commit": experiment.git_commit(), "data": "glyphs",
+        "gflops_float32": matrix_rate(torch.float32, n), "gflops_bfloat16": matrix_rate(torch.bfloat16, n),
+        "gigabytes_per_second": bandwidth(n_copied),
     }  # fmt: skip
+
+
+def loading():
+    """Seconds until the data are in memory, of those at hand; text that would have to be read for minutes is not."""
+    times = {}
+    for name, at_hand in (
+        ("glyphs", True),
+        ("mnist", True),
+        ("bmnist", (cache_folder() / "bmnist.cache").exists()),
+    ):
+        with contextlib.suppress(DataError):
+            if at_hand:
+                load(name, download=False)  # the first one also imports, draws or unpacks
+                times[name] = statistics.median(seconds(lambda: load(name, download=False)))  # noqa: B023
+    return times
+
+
+def median_and_spread(values):
+    return {"median": statistics.median(values), "spread": max(values) - min(values)}
+
+
+def summary(contestant, epochs, images, rates, samples):
+    """The figures of one side from its epochs [(seconds, by part, steps)]."""
+    per_second = median_and_spread([images / whole for whole, _, _ in epochs])
+    steps = epochs[0][2]
+    rate = "bfloat16" if contestant.fast and experiment.fast_bf16("cpu") else "float32"
+    reached = contestant.operations * per_second["median"] / 1e9
+    drawn = seconds(lambda: contestant.sample(samples))[1:]
+    return {
+        "images_per_second": per_second["median"], "images_per_second_spread": per_second["spread"],
+        "batch_size": contestant.loader.loader.batch_size, "milliseconds_per_step":
+            1000 * statistics.median(whole for whole, _, _ in epochs) / steps,
+        **{f"{part}_milliseconds": 1000 * statistics.median(spent[part] for _, spent, _ in epochs) / steps
+           for part in epochs[0][1]},
+        "operations_per_image": contestant.operations, "gflops": reached, "matrix_rate": rate,
+        "share_of_matrix_rate": reached / rates[f"gflops_{rate}"],
+        "samples_per_second": samples / statistics.median(drawn),
+    }  # fmt: skip
+
+
+def compare(name, rates, images=IMAGES, repeats=REPEATS, samples=1000):
+    """Ours and the plain loop in turn; the ratio is that of neighbours in time."""
+    ours, plain, loader = contestants.MODELS[name]
+    data = loader().subset(images)
+    sides = {"ours": ours(data)} | ({"plain": plain(data.images)} if plain else {})
+    epochs = {side: [] for side in sides}
+    for repeat in range(repeats + 1):
+        for side, contestant in sides.items():
+            result = one_epoch(contestant)
+            if repeat:  # the first one warms up
+                epochs[side].append(result)
+    with torch.no_grad():
+        result = {side: summary(contestant, epochs[side], images, rates, samples) for side, contestant in sides.items()}
+    if plain:
+        ratios = [theirs[0] / mine[0] for mine, theirs in zip(epochs["ours"], epochs["plain"])]
+        result |= {"ratio": statistics.median(ratios), "ratio_spread": max(ratios) - min(ratios)}
+    return result
+
+
+def peak_megabytes():
+    """Of this process so far, all images of the training split included; None where the system does not tell."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return None
+
+
+def print_peak_memory(name, side):
+    """A process of its own for each loop, since what was used once stays in the sum."""
+    ours, plain, loader = contestants.MODELS[name]
+    data = loader()
+    images = data.subset(1000)
+    images.images = data.images[:1000].clone()  # and the whole split stays in memory
+    contestant = (ours if side == "ours" else plain)(images if side == "ours" else images.images)
+    contestant.epoch()
+    print(json.dumps(peak_megabytes()))
+
+
+def memory(name, side):
+    call = [sys.executable, __file__, "--memory", name, side]
+    done = subprocess.run(call, capture_output=True, text=True)
+    if done.returncode:
+        raise experiment.Trouble(f"the memory of {name} could not be measured: {done.stderr.strip()[-200:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+HEADER = ("", "images/s", "spread", "ms/step", "forward", "backward", "optimiser", "data", "batch", "GFLOP/s",
+          "of rate", "samples/s", "peak MB", "ratio")  # fmt: skip
+
+
+def rows(models):
+    for name, result in models.items():
+        for side in ("ours", "plain"):
+            if side not in result:
+                continue
+            r = result[side]
+            parts = (f"{r[f'{part}_milliseconds']:.2f}" for part in ("forward", "backward", "optimiser", "data"))
+            memory = "" if r.get("peak_megabytes") is None else f"{r['peak_megabytes']:.0f}"
+            ratio = ""
+            if side == "ours" and "plain" in result:
+                ratio = f"{result['ratio']:.1f} ± {result['ratio_spread'] / 2:.1f}"
+            yield (f"{name}, {side}", f"{r['images_per_second']:,.0f}", f"{r['images_per_second_spread']:,.0f}",
+                   f"{r['milliseconds_per_step']:.2f}", *parts, str(r["batch_size"]), f"{r['gflops']:.0f}",
+                   f"{r['share_of_matrix_rate']:.0%}", f"{r['samples_per_second']:,.0f}", memory, ratio)  # fmt: skip
+
+
+def seconds_per_epoch(images, options):
+    contestant = contestants.our_nf(images, options)
+    return lambda: one_epoch(contestant)[0]
+
+
+def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), couplings=(4, 8, 16), base=10000):
+    """Seconds per epoch of the template's flow: of all images, and of `base` images where the net grows."""
+    points = {"images": [(n, [], n) for n in images],
+              "hidden width": [(width, ["--hidden", str(width)], base) for width in hidden],
+              "couplings": [(n, ["--flows", str(n // 2)], base) for n in couplings]}  # fmt: skip
+    data = contestants.grey_images([])
+    works = {
+        (axis, x): seconds_per_epoch(data.subset(n), options) for axis, line in points.items() for x, options, n in line
+    }
+    times = {key: [] for key in works}
+    for repeat in range(repeats + 1):
+        for key, work in works.items():
+            if repeat:
+                times[key].append(work())
+            elif key[1] == points[key[0]][0][0]:
+                work()  # one of each axis warms up
+    return {
+        axis: {"x": [x for x, *_ in line], "images": [n for *_, n in line],
+               "seconds": [statistics.median(times[axis, x]) for x, *_ in line],
+               "spread": [max(times[axis, x]) - min(times[axis, x]) for x, *_ in line]}
+        for axis, line in points.items()
+    }  # fmt: skip
+
+
+def write(name, results):
+    path = experiment.ROOT / "runs" / name
+    path.parent.mkdir(exist_ok=True)
+    experiment.write_atomically(path, json.dumps(results, indent=1).encode())
+    print(f"Files:  {experiment.show(path)}")
+
+
+def main():
+    if ARGS.memory:
+        return print_peak_memory(*ARGS.memory)
+    results = machine()
     print(f"{results['processor']}, {results['threads']} threads, torch {results['torch']}")
+    if ARGS.growth:
+        results["growth"] = growth()
+        for axis, line in results["growth"].items():
+            shown = ", ".join(f"{second:.2f} s at {x:,}" for x, second in zip(line["x"], line["seconds"]))
+            print(f"{axis:14}{shown} ({line['images'][0]:,} images)" if axis != "images" else f"{axis:14}{shown}")
+        figure = experiment.ROOT / "runs" / "growth.pdf"
+        figure.parent.mkdir(exist_ok=True)
+        figures.growth(figure, results["growth"], "RealNVP, checkerboard", "seconds per epoch")
+        return write("growth.json", results)
     print(
         f"matrix products: {results['gflops_float32']:.0f} GFLOP/s in float32, "
-        f"{results['gflops_bfloat16']:.0f} in bfloat16; memory: {results['gigabytes_per_second']:.0f} GB/s\n"
+        f"{results['gflops_bfloat16']:.0f} in bfloat16; memory: {results['gigabytes_per_second']:.0f} GB/s"
     )
-    print(f"{'':8}{'ours, images/s':>18}{'plain loop, images/s':>24}{'ratio':>8}")
-    for name, ours, plain, loader in (
-        ("VAE", our_vae, plain_vae, lambda: bmnist(data="glyphs-binary", batch_size=128)[0]),
-        ("GAN", our_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=128)[0]),
-        ("RealNVP", our_nf, plain_nf, lambda: mnist(data="glyphs", batch_size=256, shift=1)[0]),
-    ):
-        data = loader().subset(IMAGES)
-        pair = ours(data), plain(data.images)
-        times = ([], [])
-        for repeat in range(REPEATS + 1):
-            for work, record in zip(pair, times):
-                record.extend(seconds(work, 1) if repeat else seconds(work, 1)[:0])  # the first one warms up
-        rates = [[IMAGES / t for t in record] for record in times]
-        medians = [statistics.median(rate) for rate in rates]
-        spreads = [(max(rate) - min(rate)) / 2 for rate in rates]
-        results[name] = {"images_per_second": medians[0], "plain": medians[1], "ratio": medians[0] / medians[1]}
-        shown = [f"{median:,.0f} ± {spread:,.0f}" for median, spread in zip(medians, spreads)]
-        print(f"{name:8}{shown[0]:>18}{shown[1]:>24}{medians[0] / medians[1]:>8.1f}")
-    path = experiment.ROOT / "runs" / "bench.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1))
-    print(f"\n{experiment.show(path)}")
+    results["loading_seconds"] = loading()
+    print("loading: " + ", ".join(f"{name} {took:.2f} s" for name, took in results["loading_seconds"].items()) + "\n")
+    results["models"] = {}
+    for name in contestants.MODELS:
+        results["models"][name] = compare(name, results)
+        for side in ("ours", "plain"):
+            if side in results["models"][name]:
+                results["models"][name][side]["peak_megabytes"] = memory(name, side)
+    print(tables.plain(HEADER, list(rows(results["models"]))) + "\n")
+    return write("bench.json", results)
+
+
+def parse_args(arguments=None):
+    parser = experiment.Parser(__doc__)
+    parser.add_argument("--growth", action="store_true", help="measure how an epoch's cost grows, and nothing else")
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)  # what bench asks a process of its own
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":
-    experiment.Parser(__doc__).parse_args()
+    ARGS = parse_args()
     experiment.start(main)

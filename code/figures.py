@@ -5,6 +5,7 @@ import matplotlib
 matplotlib.use("Agg")  # no window, on no machine
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -92,6 +93,26 @@ def curves(
     finish(figure, path)
 
 
+def growth(path, lines, title, ylabel):
+    """A panel for each of {what grows: {x, seconds}}, both axes logarithmic; dotted: in proportion to x."""
+    figure, axes = plt.subplots(1, len(lines), figsize=(5.5, 2.1), sharey=True, layout="constrained")
+    for axis, (what, line) in zip(axes, lines.items()):
+        x, y = line["x"], line["seconds"]
+        axis.plot(x, y, "o-", color=COLOURS[0], markersize=4)
+        axis.plot(x, [y[-1] * place / x[-1] for place in x], linestyle=(0, (1, 1.5)), color="0.35", linewidth=0.9)
+        fixed = what != "images" and f" ({line['images'][0]:,} images)"
+        axis.set(xscale="log", yscale="log", xlabel=f"{what}{fixed or ''}")
+        axis.xaxis.label.set_size(8)
+        axis.set_xticks(x, [f"{place:,}" for place in x], fontsize=8)
+        axis.tick_params(which="minor", bottom=False, labelbottom=False)
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+    axes[0].set_ylabel(ylabel)
+    figure.suptitle(f"{title}; dotted: in proportion", fontsize=9)
+    finish(figure, path)
+
+
 def tile(images, columns, gap=1):
     """[N, 784] or [N, 1, 28, 28] in 0..1 -> one uint8 picture, row by row, thin grey lines between."""
     images = np.asarray(images.detach().cpu().float()).reshape(-1, 28, 28)
@@ -126,6 +147,23 @@ def image_grids(path, grids, columns, title="", row_labels=None):
     if title:
         figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=max(200, int(2.5 * sum(widths) / inches)))
+    plt.close(figure)
+
+
+def image_rows(path, rows, title=""):
+    """One row of images for each of {label: images}, all rows of one length."""
+    columns = len(next(iter(rows.values())))
+    grid = np.concatenate([tile(images, columns)[: 28 + 1] for images in rows.values()])
+    width = 4.2  # inches: with the labels the report's text width
+    figure, axis = plt.subplots(figsize=(width, width * grid.shape[0] / grid.shape[1]))
+    axis.imshow(grid, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+    axis.set_xticks([])
+    axis.set_yticks([14.5 + 29 * i for i in range(len(rows))], rows, fontsize=8)
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+    axis.set_title(title, fontsize=8)
+    figure.savefig(path, dpi=max(200, int(2.5 * grid.shape[1] / width)))
     plt.close(figure)
 
 

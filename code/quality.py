@@ -137,22 +137,30 @@ def manifold_overlap(real, fake, k=5):
     }
 
 
-def judge(model, samples, real, train):
-    """All figures for samples in 0..1, against real images; each beside its value for training images (`_real`)."""
-    n = len(real)
-    real_features, _ = look(model, real)
-    results = {}
-    for suffix, images in (("", samples), ("_real", train)):
-        features, probabilities = look(model, images[:n])
-        classes = torch.bincount(probabilities.argmax(1), minlength=10)
-        share = (classes / classes.sum()).double()
-        results |= {
-            "frechet" + suffix: frechet(features, real_features),
-            "class_counts" + suffix: classes.tolist(),
-            # nats by which the class histogram differs from the uniform one
-            "class_kl" + suffix: float((share * (10 * share.clamp_min(1e-12)).log()).sum()),
-            "confident_share" + suffix: float((probabilities.max(1).values > SURE).float().mean()),
-            **{name + suffix: value for name, value in manifold_overlap(real_features, features).items()},
-        }
+def measures(model, images, real_features):
+    """All figures for images in 0..1, against the features of real ones."""
+    features, probabilities = look(model, images)
+    classes = torch.bincount(probabilities.argmax(1), minlength=10)
+    share = (classes / classes.sum()).double()
+    return {
+        "frechet": frechet(features, real_features),
+        "class_counts": classes.tolist(),
+        # nats by which the class histogram differs from the uniform one
+        "class_kl": float((share * (10 * share.clamp_min(1e-12)).log()).sum()),
+        "confident_share": float((probabilities.max(1).values > SURE).float().mean()),
+        **manifold_overlap(real_features, features),
+    }
+
+
+def beside_real(of_samples, of_training_images):
+    """Each figure beside its value for training images (`_real`), whose Frechet distance is the floor."""
+    results = of_samples | {name + "_real": value for name, value in of_training_images.items()}
     results["frechet_floor"] = results.pop("frechet_real")
     return results
+
+
+def judge(model, samples, real, train):
+    """All figures for samples in 0..1, against real images, and for as many training images."""
+    n = len(real)
+    real_features, _ = look(model, real)
+    return beside_real(*(measures(model, images[:n], real_features) for images in (samples, train)))

@@ -1,7 +1,7 @@
-"""Copy finished full runs on real data from runs/ to report/, and bring README's table up to date.
+"""Copy finished full runs on real data from runs/ to report/, and what was measured on them; bring README up to date.
 
 python report/publish.py            what `make publish` calls
-python report/publish.py --table    only rewrite README's table from report/results
+python report/publish.py --table    only rewrite README's tables and families.json from report/results
 """
 
 import json
@@ -9,83 +9,196 @@ import shutil
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+import tables
+
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = {"bmnist": ["vae-z20", "vae-z2"], "mnist": ["gan", "nf"]}
+RUNS = {"bmnist": ["vae-z20", "vae-z2"], "mnist": ["gan", "nf", "nf-multiscale"]}
 BEGIN, END = "<!-- results: written by make publish -->", "<!-- end of results -->"
-# run, what it is, (key of `final`, unit, digits), what others reach (source), the same key's bar of the course
+FULLY_CONNECTED = "1.89 (MAF), 1.06 (Real NVP, convolutional); FFJORD Table 2"
+CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow); FFJORD Table 2; 1.020 (UvA tutorial 11)"
+# run, key of `final`, what it measures, the course's bar, public solutions, the literature (with its source)
 ROWS = [
-    ("vae-z20", "VAE, z = 20", "val_elbo", "validation bound, nats", "-100.7 to -101.9 (public solutions)"),
-    ("vae-z20", "", "test_elbo", "test bound, nats", "about -99.5 at the end (AEVB, read off Figure 2)"),
-    ("vae-z20", "", "test_log_likelihood", "test log p(x), nats", "-88.71 (VAE of the IWAE paper, Table 3)"),
-    ("vae-z2", "VAE, z = 2", "val_elbo", "validation bound, nats", "-151 to -154 (public solutions)"),
-    ("gan", "GAN", "frechet", "Frechet distance to test images", "floor {frechet_floor:.2f} (real images)"),
-    ("gan", "", "confident_share", "share of confident samples", "{confident_share_real:.2f} (real images)"),
-    ("gan", "", "coverage", "coverage", "{coverage_real:.2f} (real images)"),
-    (
-        "nf",
-        "RealNVP, checkerboard",
-        "val_bpd",
-        "validation, bits per dimension",
-        "1.813 to 1.831 (public solutions); bar 1.85",
-    ),
-    ("nf", "", "test_bpd_8", "test, 8 dequantisations", "1.89 (MAF, FFJORD Table 2), 1.06 (Real NVP, convolutional)"),
+    ("vae-z20", "val_elbo", "validation bound, nats", "", "-100.7 to -101.9", ""),
+    ("vae-z20", "test_elbo", "test bound, nats", "", "", "about -99.5 at the end (AEVB, read off Figure 2)"),
+    ("vae-z20", "test_log_likelihood", "test log p(x), nats", "", "", "-88.71 (VAE of the IWAE paper, Table 3)"),
+    ("vae-z2", "val_elbo", "validation bound, nats", "", "-151 to -154", ""),
+    ("gan", "frechet", "Frechet distance to test images (real images: {frechet_floor:.2f})", "", "", ""),
+    ("gan", "confident_share", "share of confident samples (real images: {confident_share_real:.2f})", "", "", ""),
+    ("gan", "coverage", "coverage (real images: {coverage_real:.2f})", "", "", ""),
+    ("nf", "val_bpd", "validation, bits per dimension", "below 1.85", "1.813 to 1.831", ""),
+    ("nf", "test_bpd", "test, one dequantisation", "", "", ""),
+    ("nf", "test_bpd_8", "test, 8 dequantisations", "", "", FULLY_CONNECTED),
+    ("nf-multiscale", "val_bpd", "validation, bits per dimension", "below 1.85", "", ""),
+    ("nf-multiscale", "test_bpd", "test, one dequantisation", "", "", ""),
+    ("nf-multiscale", "test_bpd_8", "test, 8 dequantisations", "", "", CONVOLUTIONAL),
 ]
+# what is published beside the runs: file in runs/, where its figures are and go
+MEASURED = {
+    "comparison": ("comparison/comparison.json", "comparison/figures", "comparison"),
+    "seeds": ("seeds.json", None, None),
+    "bench": ("bench.json", None, None),
+    "growth": ("growth.json", "growth.pdf", "bench/growth.pdf"),
+}
+
+
+def read(name):
+    """A file of report/results, {} where there is none."""
+    path = ROOT / "report" / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def results():
+    """The published runs."""
     found = {}
     for path in sorted((ROOT / "report" / "results").glob("*.json")):
         content = json.loads(path.read_text())
-        found[content.get("run", path.stem)] = content
+        if "final" in content:
+            found[content["run"]] = content
     return found
 
 
+def machines(found):
+    """Where the runs were trained, named once if it is one place."""
+    places = {}
+    for run, result in found.items():
+        place = f"{result['processor']}, torch {result['torch'].split('+')[0]}"
+        places.setdefault(place, []).append(tables.TITLES.get(run, run))
+    if len(places) == 1:
+        return f"Trained on: {next(iter(places))}."
+    return "Trained on: " + "; ".join(f"{place} ({', '.join(names)})" for place, names in places.items()) + "."
+
+
 def table(found):
-    """README's results table: every figure from a file in report/results."""
-    lines = ["| model | measure | ours | others | training | parameters |", "|---|---|---|---|---|---|"]
-    for run, name, key, measure, others in ROWS:
+    """README's results table: every figure of ours from a file in report/results."""
+    header = ["model", "measure", "ours", "the course's bar", "public solutions", "the literature", "training",
+              "parameters"]  # fmt: skip
+    lines, last = [], None
+    for run, key, measure, *others in ROWS:
         if run not in found:
             continue
         result = found[run]
-        seconds = f"{result['seconds']:.0f} s, {result['device']}, {result['threads']} threads" if name else ""
-        parameters = f"{result['parameters']:,}" if name else ""
-        value = f"{result['final'][key]:.2f}"
-        lines.append(
-            f"| {name} | {measure} | **{value}** | {others.format(**result['final'])} | {seconds} | {parameters} |"
-        )
-    return "\n".join(lines)
+        place = f"{result['seconds']:.0f} s, {result['device']}, {result['threads']} threads"
+        first = [tables.TITLES[run], place, f"{result['parameters']:,}"] if run != last else ["", "", ""]
+        value = f"**{result['final'][key]:.2f}**"
+        lines.append([first[0], measure.format(**result["final"]), value, *others, *first[1:]])
+        last = run
+    return tables.markdown(header, lines)
+
+
+def speed(bench):
+    """What README says of bench.json: ratios, since seconds differ from machine to machine."""
+    if not bench:
+        return ""
+    parts = []
+    for name, result in bench["models"].items():
+        run, _, nets = name.partition(", ")
+        title = tables.TITLES[run] + (f" with {nets}" if nets else "")
+        if "ratio" in result:
+            parts.append(f"{title} {result['ratio']:.1f} (± {result['ratio_spread'] / 2:.1f})")
+    return (
+        f"Images a second in training, as multiples of the plain loop in the same run (`make bench`; "
+        f"{bench['processor']}, {bench['threads']} threads): {'; '.join(parts)}."
+    )
+
+
+def spread(seeds):
+    """What README says of seeds.json."""
+    parts = []
+    for run, line in seeds.items():
+        key = tables.KEYS[run]
+        values = line[key]
+        parts.append(f"{tables.TITLES[run]} {values['mean']:.2f} ± {values['spread'] / 2:.2f} {tables.MEASURES[key]}")
+    return f"Three seeds each, validation, mean and half the spread: {'; '.join(parts)}." if parts else ""
+
+
+def generated():
+    """Everything between the two marker lines in README."""
+    found, comparison = results(), read("comparison")
+    parts = [table(found), machines(found) if found else "", speed(read("bench")), spread(read("seeds"))]
+    if comparison:
+        parts += [tables.markdown(*tables.quality(comparison)), tables.markdown(*tables.likelihood(comparison)),
+                  tables.note(comparison)]  # fmt: skip
+    return "\n\n".join(part for part in parts if part)
 
 
 def with_table(readme):
     before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{table(results())}\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n{generated()}\n{END}{rest.split(END)[1]}"
+
+
+def refuse(path, why):
+    sys.exit(f"{path.relative_to(ROOT)} {why}: only full runs on real data are published")
+
+
+def check(name, content, path):
+    """Stop unless what was measured belongs to the published runs."""
+    if name == "comparison":
+        found = results()
+        for run, entry in content.items():
+            if entry["quick"] or entry["data"] not in RUNS:
+                refuse(path, "judges a quick run or other data")
+            if run in found and found[run]["seconds"] != entry["training_seconds"]:
+                sys.exit(f"{path.relative_to(ROOT)} judges another run {run}: python code/evaluate.py, then again")
+    if name == "seeds" and any(line["data"] not in RUNS for line in content.values()):
+        refuse(path, "is of other data")
+
+
+def publish_runs():
+    copied = 0
+    for data, names in RUNS.items():
+        for name in names:
+            folder = ROOT / "runs" / data / name
+            if not (folder / "results.json").exists():
+                print(f"{name}: no finished run on {data}, left as published before")
+                continue
+            result = json.loads((folder / "results.json").read_text())
+            if result["quick"] or result["data"] != data:
+                refuse(folder, "is a quick run or of other data")
+            (ROOT / "report" / "results").mkdir(exist_ok=True)
+            shutil.copyfile(folder / "results.json", ROOT / "report" / "results" / f"{name}.json")
+            if (folder / "extra.json").exists():  # numbers of the experiments that go with the figures
+                shutil.copyfile(folder / "extra.json", ROOT / "report" / "results" / f"{name}-extra.json")
+            target = ROOT / "report" / "figures" / name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(folder / "figures", target, ignore=shutil.ignore_patterns("step-*", "*.gif"))
+            copied += 1
+    print(f"{copied} runs published in report/results and report/figures")
+
+
+def publish_measured():
+    for name, (file, figures, target) in MEASURED.items():
+        path = ROOT / "runs" / file
+        if not path.exists():
+            print(f"{name}: not in runs/, left as published before")
+            continue
+        check(name, json.loads(path.read_text()), path)
+        shutil.copyfile(path, ROOT / "report" / "results" / f"{name}.json")
+        if figures:
+            source, place = ROOT / "runs" / figures, ROOT / "report" / "figures" / target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, place, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, place)
+        print(f"{name} published")
+
+
+def write_generated():
+    """families.json and README's part, both from report/results."""
+    comparison = read("comparison")
+    if comparison:
+        content = json.dumps(tables.families(comparison, read("seeds")), indent=1)
+        (ROOT / "report" / "results" / "families.json").write_text(content)
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text()))
 
 
 def main():
     if "--table" not in sys.argv:
-        copied = 0
-        for data, names in RUNS.items():
-            for name in names:
-                folder = ROOT / "runs" / data / name
-                if not (folder / "results.json").exists():
-                    print(f"{name}: no finished run on {data}, left as published before")
-                    continue
-                result = json.loads((folder / "results.json").read_text())
-                if result["quick"] or result["data"] != data:
-                    sys.exit(
-                        f"runs/{data}/{name} is a quick run or of other data: only full runs on real data are published"
-                    )
-                (ROOT / "report" / "results").mkdir(exist_ok=True)
-                shutil.copyfile(folder / "results.json", ROOT / "report" / "results" / f"{name}.json")
-                if (folder / "extra.json").exists():  # numbers of the experiments that go with the figures
-                    shutil.copyfile(folder / "extra.json", ROOT / "report" / "results" / f"{name}-extra.json")
-                target = ROOT / "report" / "figures" / name
-                shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(folder / "figures", target, ignore=shutil.ignore_patterns("step-*", "*.gif"))
-                copied += 1
-        print(f"{copied} runs published in report/results and report/figures")
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text()))
+        publish_runs()
+        publish_measured()
+    write_generated()
 
 
 if __name__ == "__main__":

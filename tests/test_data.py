@@ -315,7 +315,7 @@ def test_a_cache_file_with_any_byte_flipped_or_cut_is_made_again(empty_cache, mo
     path = empty_cache / "glyphs.cache"
     good = path.read_bytes()
     rng = np.random.default_rng(1)
-    for trial in range(50):
+    for trial in range(100):
         bad = bytearray(good)
         if trial % 2:
             bad[rng.integers(len(good))] ^= 1 << rng.integers(8)

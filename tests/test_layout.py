@@ -8,12 +8,13 @@ import pytest
 from conftest import ROOT
 
 STOREYS = [  # every arrow runs down
-    {"datasets", "experiment", "figures", "multiscale"},
+    {"datasets", "experiment", "figures", "multiscale", "tables"},
     {"quality"},
     {"extras"},
     {"a3_vae_template", "a3_gan_template", "a3_nf_template"},
-    {"beyond"},
+    {"beyond", "contestants"},
     {"evaluate", "bench", "standard_runs"},
+    {"seeds"},
 ]
 LEVEL = {name: i for i, names in enumerate(STOREYS) for name in names}
 SOURCES = sorted([*ROOT.glob("code/**/*.py"), *ROOT.glob("datasets/*.py")])

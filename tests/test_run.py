@@ -216,7 +216,7 @@ def test_wrong_input_gives_one_line_and_status_2(script, wrong, checkout):
     assert not (checkout.folder / "runs" / FOLDER[script] / "wrong" / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "standard_runs.py"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "standard_runs.py", "evaluate.py"])
 def test_help_is_a_manual(script, checkout):
     done = checkout.run(script, "--help")
     assert done.returncode == 0

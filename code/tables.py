@@ -1,0 +1,168 @@
+"""The tables that evaluate.py shows and that README and report take from report/results: rows of text, three layouts.
+
+Nothing is measured here, and only the standard library is used.
+"""
+
+TITLES = {
+    "vae-z20": "VAE, z = 20",
+    "vae-z2": "VAE, z = 2",
+    "gan": "GAN",
+    "nf": "RealNVP, checkerboard",
+    "nf-multiscale": "RealNVP, multi-scale",
+}
+DATA = {
+    "mnist": "MNIST",
+    "bmnist": "static binary MNIST",
+    "mnist-binarised": "MNIST binarised by us",
+    "glyphs": "glyph digits drawn from fonts",
+    "glyphs-binary": "binary glyph digits drawn from fonts",
+}
+# The lecture's table. Which runs of ours belong to a family, and which final figure tells how alike three seeds end.
+FAMILIES = {
+    "autoregressive": ("stable", "exact", "slow", "no", {}),
+    "flow": ("stable", "exact", "fast or slow", "no", {"nf": "val_bpd", "nf-multiscale": "val_bpd"}),
+    "GAN": ("unstable", "none", "fast", "no", {"gan": "frechet_val"}),
+    "VAE": ("stable", "approximate", "fast", "yes", {"vae-z20": "val_elbo", "vae-z2": "val_elbo"}),
+}
+KEYS = {run: key for *_, runs in FAMILIES.values() for run, key in runs.items()}
+MEASURES = {
+    "val_bpd": "bits per dimension",
+    "val_elbo": "nats",
+    "frechet_val": "Frechet distance",
+}
+
+
+def number(value, digits=2):
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def quality(comparison):
+    """How good the images are; the training images' own figures stand above what is compared with them."""
+    header = ["images", "data", "Frechet", "precision", "recall", "density", "coverage", "class KL", "sure"]
+    keys = ["frechet", "precision", "recall", "density", "coverage", "class_kl", "confident_share"]
+    digits = [2, 2, 2, 2, 2, 3, 2]
+    blocks = {}
+    for run, entry in comparison.items():
+        for what, figures in entry["quality"].items():
+            rows = blocks.setdefault(figures["reference"], [])
+            if not rows:
+                real = [figures["frechet_floor"], *(figures[f"{key}_real"] for key in keys[1:])]
+                rows.append(["training images", DATA[figures["reference"]], *map(number, real, digits)])
+            name = TITLES.get(run, run) + ("" if what == "samples" else f", {what}")
+            rows.append([name, "", *map(number, [figures[key] for key in keys], digits)])
+    return header, [row for rows in blocks.values() for row in rows]
+
+
+def likelihood(comparison):
+    """What each model knows of the likelihood, and what it cost; a column a unit, since they do not compare."""
+    header = ["model", "data", "likelihood", "bound / log p(x), nats", "bits per binary pixel", "bits per dimension",
+              "parameters", "training, s", "images/s"]  # fmt: skip
+    rows = []
+    for run, entry in comparison.items():
+        known = entry["likelihood"]
+        nats = bits = bpd = ""
+        if "test_elbo" in known:
+            nats = f"{known['test_elbo']:.2f} / {known['test_log_likelihood']:.2f}"
+            bits = f"{known['test_elbo_bits_per_pixel']:.3f} / {known['test_log_likelihood_bits_per_pixel']:.3f}"
+        if "test_bpd" in known:
+            bpd = f"{known['test_bpd']:.2f} / {known['test_bpd_8']:.2f}"
+        rows.append([TITLES.get(run, run), DATA[entry["data"]], known["kind"], nats, bits, bpd,
+                     f"{entry['parameters']:,}", number(entry["training_seconds"], 0),
+                     number(entry["samples_per_second"], 0)])  # fmt: skip
+    return header, rows
+
+
+def note(comparison):
+    """What a caption has to say: what is compared with what, on which machine."""
+    first = next(iter(comparison.values()))
+    sampled = f"{first['sampling_device']} ({first['processor']}, {first['threads']} threads)"
+    judged = [figures for entry in comparison.values() for figures in entry["quality"].values()]
+    lines = [
+        f"Samples drawn on {sampled}, the median of five times 1000. Training on "
+        + ", ".join(sorted({entry["training_device"] for entry in comparison.values()}))
+        + "."
+    ]
+    if judged:
+        counts = sorted({figures["images"] for figures in judged})
+        lines.append(
+            f"{' or '.join(f'{count:,}' for count in counts)} images each, beside as many test images, in the features "
+            "of a classifier of our own for each kind of data: distances compare within one kind only."
+        )
+    if any("draws" in entry["quality"] for entry in comparison.values()):
+        lines.append(
+            "The VAE's draws are judged by a classifier of binarised digits, beside binary test and training images; "
+            "its means estimate grey values and are judged as the grey models are."
+        )
+    lines.append(
+        "Test images: bits per dimension with one and with eight dequantisations an image; a VAE's bound and its "
+        "estimate of log p(x) by importance sampling, in nats an image and in bits for each binary pixel: another "
+        "scale. A flow's likelihood is exact for dequantised images, and so bounds that of the integers."
+    )
+    if any(entry["data"].startswith("glyphs") for entry in comparison.values()):
+        lines.append("Glyph digits are not MNIST: no figure of theirs says anything about it.")
+    if any(entry["quick"] for entry in comparison.values()):
+        lines.append("Quick runs on small settings.")
+    return " ".join(lines)
+
+
+def families(comparison, seeds):
+    """The lecture's four families, each verdict beside what was measured here; None where nothing was."""
+    table = {}
+    for family, (training, known, sampling, compression, runs) in FAMILIES.items():
+        measured = {}
+        for run, key in runs.items():
+            if run not in comparison:
+                continue
+            entry, spread = comparison[run], seeds.get(run, {}).get(key)
+            measured[run] = {
+                "training": spread and {"measure": key, "unit": MEASURES[key], **spread},
+                "likelihood": entry["likelihood"]["kind"],
+                "samples_per_second": entry["samples_per_second"],
+                "latent_dimensions": entry["latent_dimensions"],
+            }
+        verdicts = {"training": training, "likelihood": known, "sampling": sampling, "compression": compression}
+        table[family] = {"lecture": verdicts, "measured": measured or None}
+    return table
+
+
+def family_rows(table):
+    """The same as rows of text: the lecture's verdict, then what was measured."""
+    header = ["family", "training", "likelihood", "sampling", "compression"]
+    rows = []
+    for family, content in table.items():
+        rows.append([family, *content["lecture"].values()])
+        for run, measured in (content["measured"] or {}).items():
+            seeds = measured["training"]
+            stability = "one seed"
+            if seeds:
+                unit, count = seeds["unit"], len(seeds["values"])
+                stability = f"{seeds['mean']:.2f}, spread {seeds['spread']:.2f} {unit} ({count} seeds)"
+            rows.append([f"- {TITLES.get(run, run)}", stability, measured["likelihood"],
+                         f"{measured['samples_per_second']:,.0f} images/s",
+                         f"{measured['latent_dimensions']} numbers for 784"])  # fmt: skip
+    return header, rows
+
+
+def markdown(header, rows):
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def plain(header, rows):
+    """For a screen: columns as wide as their widest cell, figures to the right."""
+    lines = [header, *rows]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
+    words = [any(row[i][:1].isalpha() for row in rows) for i in range(len(header))]
+    shown = lambda row: "  ".join(f"{cell:{'<' if w else '>'}{width}}" for cell, width, w in zip(row, widths, words))
+    return "\n".join(shown(row).rstrip() for row in lines)
+
+
+def latex(header, rows):
+    """For the report: booktabs, no vertical rules."""
+
+    def cells(row):
+        escaped = (cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&") for cell in row)
+        return " & ".join(f"${cell}$" if cell[:1] == "-" and cell[1:2].isdigit() else cell for cell in escaped) + r" \\"
+
+    columns = "".join("l" if any(row[i][:1].isalpha() for row in rows) else "r" for i in range(len(header)))
+    body = [cells(header), r"\midrule", *map(cells, rows)]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])

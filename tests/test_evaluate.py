@@ -1,0 +1,167 @@
+"""Finished runs judged side by side: small runs on glyph digits, missing ones, damaged ones."""
+
+import json
+
+import pytest
+import torch
+from conftest import is_one_line
+
+import evaluate
+import experiment
+import tables
+
+RUNS = {
+    "vae-z2": ("a3_vae_template.py", "glyphs-binary", ["--zdim", "2", "--epochs", "1", "--hidden", "32"]),
+    "gan": ("a3_gan_template.py", "glyphs", ["--n_epochs", "1", "--width", "1", "--d_width", "1"]),
+    "nf-multiscale": (
+        "a3_nf_template.py",
+        "glyphs",
+        ["--arch", "multiscale", "--epochs", "1", "--flows", "1", "--hidden", "8", "--batch_size", "256"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def judged(checkout):
+    """Three of the five standard runs, tiny and all at once, then what evaluate.py says of them."""
+    children = [
+        checkout.start(script, "--quick", "--data", data, "--name", run, *options)
+        for run, (script, data, options) in RUNS.items()
+    ]
+    for child in children:
+        _, err = child.communicate(timeout=300)
+        assert child.returncode == 0, err
+    done = checkout.run("evaluate.py", "--quick", cwd="/")
+    assert done.returncode == 0, done.stderr
+    return checkout.folder / "runs" / "quick", done
+
+
+def test_every_finished_run_is_judged_and_missing_ones_are_named(judged):
+    folder, done = judged
+    comparison = json.loads((folder / "comparison" / "comparison.json").read_text())
+    assert list(comparison) == list(RUNS)
+    assert "Not finished, so not judged: vae-z20, nf\n" in done.stdout
+    assert done.stderr == ""
+    for run, entry in comparison.items():
+        results = json.loads((folder / RUNS[run][1] / run / "results.json").read_text())
+        for key in ("parameters", "data", "seed", "quick"):
+            assert entry[key] == results[key]
+        assert entry["training_seconds"] == results["seconds"]
+        assert entry["seconds_per_1000_samples"] > 0
+        for figures in entry["quality"].values():
+            assert sum(figures["class_counts"]) == figures["images"] == 1000
+            assert figures["frechet"] > figures["frechet_floor"] > 0
+            for key in ("precision", "recall", "density", "coverage", "class_kl", "confident_share"):
+                assert key in figures
+                assert f"{key}_real" in figures
+
+
+def test_each_kind_of_image_meets_its_own_reference(judged):
+    comparison = json.loads((judged[0] / "comparison" / "comparison.json").read_text())
+    references = {
+        run: {what: figures["reference"] for what, figures in entry["quality"].items()}
+        for run, entry in comparison.items()
+    }
+    assert references["vae-z2"] == {"means": "glyphs", "draws": "glyphs-binary"}
+    assert references["gan"] == references["nf-multiscale"] == {"samples": "glyphs"}
+    figures = [figures for entry in comparison.values() for figures in entry["quality"].values()]
+    floors = {figures["reference"]: figures["frechet_floor"] for figures in figures}
+    assert floors["glyphs"] != floors["glyphs-binary"]
+
+
+def test_a_gan_is_judged_by_the_samples_that_its_run_was_judged_by(judged):
+    folder, _ = judged
+    mine = json.loads((folder / "comparison" / "comparison.json").read_text())["gan"]["quality"]["samples"]
+    final = json.loads((folder / "glyphs" / "gan" / "results.json").read_text())["final"]
+    for key in ("frechet", "precision", "recall", "coverage", "class_counts"):
+        assert mine[key] == final[key]
+
+
+def test_likelihoods_are_the_runs_own_and_name_their_kind(judged):
+    comparison = json.loads((judged[0] / "comparison" / "comparison.json").read_text())
+    vae, gan, nf = (comparison[run]["likelihood"] for run in ("vae-z2", "gan", "nf-multiscale"))
+    assert gan == {"kind": "none"}
+    assert nf["kind"] == "exact"
+    assert nf["val_bpd"] > 0
+    assert vae["kind"] == "bound and importance estimate"
+    assert vae["test_elbo_bits_per_pixel"] == pytest.approx(-vae["test_elbo"] / (784 * 0.6931471805599453))
+    assert not any("bits per dimension" in str(value) for value in vae.values())
+
+
+def test_tables_and_figures_name_the_data(judged):
+    folder, done = judged
+    for part in ("glyph digits drawn from fonts", "Glyph digits are not MNIST", "Quick runs"):
+        assert part in done.stdout
+        assert part in (folder / "comparison" / "table.md").read_text()
+        assert part in (folder / "comparison" / "table.tex").read_text()
+    for name in ("samples.png", "interpolations.png"):
+        assert (folder / "comparison" / "figures" / name).stat().st_size > 2000
+
+
+def test_damaged_weights_end_in_one_line(judged, checkout):
+    path = judged[0] / "glyphs-binary" / "vae-z2" / "checkpoint.pt"
+    whole = path.read_bytes()
+    before = (judged[0] / "comparison" / "comparison.json").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    try:
+        done = checkout.run("evaluate.py", "--quick")
+    finally:
+        path.write_bytes(whole)
+    assert done.returncode == 2
+    assert is_one_line(done.stderr)
+    assert "damaged" in done.stderr
+    assert (judged[0] / "comparison" / "comparison.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("load", [evaluate.load_vae, evaluate.load_gan, evaluate.load_nf])
+def test_weights_of_something_else_are_refused(load, tmp_path):
+    for state in ({"other": 1}, [1, 2], {"best": {}, "latent_dim": 3, "width": 1, "sizes": {}, "state": {}}):
+        for name in ("checkpoint.pt", "generator.pt", "flow.pt"):
+            experiment.save_checked(tmp_path / name, state)
+        with pytest.raises(experiment.UserError):
+            load(tmp_path, {"settings": {"hidden": 8, "zdim": 2}})
+
+
+def test_no_run_and_a_damaged_results_file_are_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.setattr(evaluate, "ARGS", evaluate.parse_args(["--quick", "--device", "cpu"]), raising=False)
+    with pytest.raises(experiment.UserError, match="no finished run"):
+        evaluate.main()
+    folder = tmp_path / "runs" / "quick" / "glyphs" / "gan"
+    folder.mkdir(parents=True)
+    for content in ("{", "[]", "{}"):
+        (folder / "results.json").write_text(content)
+        with pytest.raises(experiment.UserError, match="damaged"):
+            evaluate.main()
+
+
+def test_real_data_come_before_other_data(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    for data in ("glyphs", "mnist"):
+        folder = tmp_path / "runs" / data / "nf"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps({"data": data, "final": {}, "settings": {}, "seconds": 1}))
+        assert evaluate.find("nf", evaluate.GREY, False)[1]["data"] == data
+    assert evaluate.find("nf", evaluate.GREY, True) is None
+
+
+def test_an_interpolation_joins_two_digits_by_a_models_own_way():
+    class Judge(torch.nn.Module):
+        """Sees a 3 where the first pixel is bright, an 8 where the second is."""
+
+        def __init__(self):
+            super().__init__()
+            self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            logits = torch.zeros(len(images), 10)
+            logits[:, 3], logits[:, 8] = 5 * images[:, 0], 5 * images[:, 1]
+            return logits, images
+
+    decode = lambda z: torch.cat([z, torch.zeros(len(z), 780)], 1)
+    torch.manual_seed(0)
+    path = evaluate.interpolation(decode, 4, Judge(), torch.device("cpu"))
+    assert path.shape == (evaluate.STEPS, 784)
+    assert path[0, 0] > path[-1, 0] + 1
+    assert path[-1, 1] > path[0, 1] + 1
+    assert set(evaluate.RUNS) == set(tables.TITLES)
