@@ -136,6 +136,19 @@ def test_publishing_takes_what_belongs_to_the_published_runs_and_nothing_else(tm
     assert (tmp_path / "README.md").read_text() == readme
 
 
+def test_publishing_takes_the_experiments_numbers_along(tmp_path):
+    copy_what_publishing_needs(tmp_path)
+    folder = tmp_path / "runs" / "mnist" / "gan"
+    (folder / "figures").mkdir(parents=True)
+    shutil.copyfile(ROOT / "report" / "results" / "gan.json", folder / "results.json")
+    (folder / "extra.json").write_text(json.dumps({"norm_ratio": 134.6}))
+    assert publish_in(tmp_path).returncode == 0
+    published = tmp_path / "report" / "results" / "gan-extra.json"
+    assert macros.macros([published, folder / "extra.json"]) == 2 * [
+        r"\expandafter\def\csname val/gan-extra/norm_ratio\endcsname{135}"
+    ]
+
+
 def test_published_figures_beside_the_runs_belong_to_them():
     comparison, runs = publish.read("comparison"), publish.results()
     for run, entry in comparison.items():
