@@ -35,7 +35,6 @@ from datasets import load
 from datasets.download import DataError, cache_folder
 
 REPEATS = 5
-IMAGES = 3000  # a repeat
 
 
 @contextlib.contextmanager
@@ -145,9 +144,10 @@ def summary(contestant, epochs, images, rates, samples):
     }  # fmt: skip
 
 
-def compare(name, rates, images=IMAGES, repeats=REPEATS, samples=1000):
+def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
     """Ours and the plain loop in turn; the ratio is that of neighbours in time."""
-    ours, plain, loader = contestants.MODELS[name]
+    ours, plain, loader, enough = contestants.MODELS[name]
+    images = images or enough
     data = loader().subset(images)
     sides = {"ours": ours(data)} | ({"plain": plain(data.images)} if plain else {})
     epochs = {side: [] for side in sides}
@@ -175,10 +175,10 @@ def peak_megabytes():
 
 def print_peak_memory(name, side):
     """A process of its own for each loop, since what was used once stays in the sum."""
-    ours, plain, loader = contestants.MODELS[name]
+    ours, plain, loader, _ = contestants.MODELS[name]
     data = loader()
-    images = data.subset(1000)
-    images.images = data.images[:1000].clone()  # and the whole split stays in memory
+    images = data.subset(300)
+    images.images = data.images[:300].clone()  # and the whole split stays in memory
     contestant = (ours if side == "ours" else plain)(images if side == "ours" else images.images)
     contestant.epoch()
     print(json.dumps(peak_megabytes()))
@@ -270,6 +270,7 @@ def main():
     print("loading: " + ", ".join(f"{name} {took:.2f} s" for name, took in results["loading_seconds"].items()) + "\n")
     results["models"] = {}
     for name in contestants.MODELS:
+        print(f"{name} ...", flush=True)
         results["models"][name] = compare(name, results)
         for side in ("ours", "plain"):
             if side in results["models"][name]:

@@ -23,6 +23,8 @@ import a3_vae_template as vae
 from datasets.bmnist import bmnist
 from datasets.mnist import mnist
 
+VAE_BATCH, GAN_BATCH = vae.parse_args([]).batch_size, gan.parse_args([]).batch_size
+
 
 class SingleImages(torch.utils.data.Dataset):
     """As torchvision's MNIST: one PIL image at a time, through a list of transforms."""
@@ -222,11 +224,12 @@ def grey_images(options):
     return mnist(data="glyphs", batch_size=args.batch_size, shift=args.shift)[0]
 
 
-# our loop, the plain one (none for the architecture that the template does not have), our data
+# our loop, the plain one (none for the architecture that the template does not have), our data, images a repeat: whole
+# batches of both loops, a second or two on 2 cores
 MODELS = {
-    "vae-z20": (our_vae, plain_vae, lambda: bmnist(data="glyphs-binary", batch_size=vae.parse_args([]).batch_size)[0]),
-    "gan": (our_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=gan.parse_args([]).batch_size)[0]),
-    "gan, template's nets": (our_narrow_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=64)[0]),
-    "nf": (our_nf, plain_nf, lambda: grey_images([])),
-    "nf-multiscale": (our_multiscale, None, lambda: grey_images(["--arch", "multiscale"])),
+    "vae-z20": (our_vae, plain_vae, lambda: bmnist(data="glyphs-binary", batch_size=VAE_BATCH)[0], 3840),
+    "gan": (our_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=GAN_BATCH)[0], 1920),
+    "gan, template's nets": (our_narrow_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=64)[0], 1920),
+    "nf": (our_nf, plain_nf, lambda: grey_images([]), 768),
+    "nf-multiscale": (our_multiscale, None, lambda: grey_images(["--arch", "multiscale"]), 512),
 }
