@@ -5,7 +5,7 @@ python report/macros.py --user    from your own runs, compiled to runs/report.pd
 
 A results file gives \\val{run}{key} for its own keys and those of `final`, \\val{run}{settings/key}, the ends of its
 curves as \\val{run}{first/key} and \\val{run}{last/key}, and \\val{run}{data_title}. Other files give what they hold
-under their own name: \\val{comparison/vae-z20}{frechet}, \\val{vae-z20-extra}{prior_10}.
+under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-extra}{prior_10}.
 """
 
 import json
@@ -26,7 +26,6 @@ OTHERS = {
     "glyphs": "glyph digits drawn from fonts",
     "glyphs-binary": "binary glyph digits drawn from fonts",
 }
-RUNS = ("vae-z20", "vae-z2", "gan", "nf", "nf-multiscale")
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 
@@ -64,7 +63,7 @@ def text(value, key=""):
         factor = "" if digits == "1.0" else rf"{digits}\cdot "
         return rf"\ensuremath{{{factor}10^{{{int(power)}}}}}"
     if isinstance(value, float):
-        whole = value >= 1000 or key in ("seconds", "seconds_to_1_85", "norm_ratio")
+        whole = value >= 1000 or key in ("seconds", "seconds_to_1_85", "training_seconds", "norm_ratio")
         value = round(value) if whole else f"{value:.3f}" if value < 1 else f"{value:.2f}"
     if isinstance(value, int):
         return f"{value:,}".replace(",", "{,}")
@@ -95,7 +94,7 @@ def macros(files):
             if known:
                 numbers |= {f"first/{key}": known[0], f"last/{key}": known[-1]}
         if "data" in result:
-            numbers["data_title"] = {**REAL, **OTHERS}[result["data"]]
+            numbers["data_title"] = tables.DATA[result["data"]]
         if "epochs" in result:
             numbers["half"] = result["epochs"] // 2
         final = dict(result["final"])
@@ -107,12 +106,11 @@ def macros(files):
 
 def write_tables(folder, comparison, seeds):
     """\\input{table-quality} and the like in the report; empty while nothing has been compared."""
-    contents = {"quality": "", "likelihood": "", "cost": "", "families": "", "note": ""}
+    contents = {"quality": "", "likelihood": "", "families": "", "note": ""}
     if comparison:
         contents = {
             "quality": tables.latex(*tables.quality(comparison)),
             "likelihood": tables.latex(*tables.likelihood(comparison)),
-            "cost": tables.latex(*tables.cost(comparison)),
             "families": tables.latex(*tables.family_rows(tables.families(comparison, seeds))),
             "note": tables.note(comparison).replace("%", r"\%"),
         }
@@ -130,7 +128,7 @@ def of_the_user(quick):
     lines, links, banner = [], ROOT / "runs" / "report-figures", None
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    for name in RUNS:
+    for name in tables.TITLES:
         for data in (*REAL, *OTHERS):
             folder = top / data / name
             if (folder / "results.json").exists():
@@ -139,11 +137,11 @@ def of_the_user(quick):
                 if data in OTHERS:
                     banner = f"These runs used {OTHERS[data]}: no figure here says anything about MNIST."
                 break
-    compared = top / "comparison"
-    others = (compared / "comparison.json", ROOT / "report" / "results" / "seeds.json")
-    lines += macros([path for path in others if path.exists()])
-    if (compared / "figures").exists():
-        shutil.copytree(compared / "figures", links / "comparison")
+    if (top / "comparison" / "comparison.json").exists():
+        lines += macros([top / "comparison" / "comparison.json"])
+        shutil.copytree(top / "comparison" / "figures", links / "comparison")
+    seeds = ROOT / "report" / "results" / "seeds.json"  # only publishing makes them
+    lines += macros([seeds] if seeds.exists() else [])
     return lines, "../runs/report-figures/", banner
 
 

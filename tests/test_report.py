@@ -42,8 +42,6 @@ def test_measured_figures_in_docstrings_are_those_of_the_results(script):
     doc = script.read_text().split('"""')[1].split("Measured", 1)[1]
     known = {"1.85"}  # the bar of Question 3.8
     for result in publish.results().values():
-        if "final" not in result:
-            continue  # not a run: numbers of experiments, of several runs
         known.add(result["torch"][:4])
         known |= {str(value) for value in result["settings"].values()}
         for value in [result["seconds"], result["parameters"], *result["final"].values()]:
@@ -140,6 +138,19 @@ def test_publishing_takes_what_belongs_to_the_published_runs_and_nothing_else(tm
     assert (tmp_path / "README.md").read_text() == readme
 
 
+def test_publishing_takes_the_experiments_numbers_along(tmp_path):
+    copy_what_publishing_needs(tmp_path)
+    folder = tmp_path / "runs" / "mnist" / "gan"
+    (folder / "figures").mkdir(parents=True)
+    shutil.copyfile(ROOT / "report" / "results" / "gan.json", folder / "results.json")
+    (folder / "extra.json").write_text(json.dumps({"norm_ratio": 134.6}))
+    assert publish_in(tmp_path).returncode == 0
+    published = tmp_path / "report" / "results" / "gan-extra.json"
+    assert macros.macros([published, folder / "extra.json"]) == 2 * [
+        r"\expandafter\def\csname val/gan-extra/norm_ratio\endcsname{135}"
+    ]
+
+
 def test_published_figures_beside_the_runs_belong_to_them():
     comparison, runs = publish.read("comparison"), publish.results()
     for run, entry in comparison.items():
@@ -204,9 +215,7 @@ def test_numbers_become_macros(tmp_path):
         "final": {"a": -97.123, "b": None, "c": 1234567, "d": [1, 2]},
     }
     (tmp_path / "r.json").write_text(json.dumps(result))
-    (tmp_path / "comparison.json").write_text(
-        json.dumps({"r": {"quality": {"frechet": 2.5, "list": [1]}, "likelihood": "-95 nats & more"}})
-    )
+    (tmp_path / "comparison.json").write_text(json.dumps({"r": {"frechet": 2.5, "likelihood": "-95 nats & more"}}))
     lines = "\n".join(macros.macros([tmp_path / "r.json", tmp_path / "comparison.json"]))
     for name, value in {
         "r/seconds": "12",
@@ -219,7 +228,7 @@ def test_numbers_become_macros(tmp_path):
         "r/first/loss": "1.50",
         "r/last/loss": "0.250",
         "r/data_title": "glyph digits drawn from fonts",
-        "comparison/r/quality/frechet": "2.50",
+        "comparison/r/frechet": "2.50",
         "comparison/r/likelihood": r"-95 nats \& more",
     }.items():
         assert rf"val/{name}\endcsname{{{value}}}" in lines
@@ -319,7 +328,8 @@ def compiled(tmp_path_factory):
     (page, left, right, word)."""
     folder = tmp_path_factory.mktemp("report")
     shutil.copytree(ROOT / "report", folder / "report", ignore=shutil.ignore_patterns("build"))
-    shutil.copytree(ROOT / "code", folder / "code", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "code").mkdir()
+    shutil.copyfile(ROOT / "code" / "tables.py", folder / "code" / "tables.py")
     done = subprocess.run([sys.executable, "report/macros.py"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     command = re.search(r"TEXINPUTS=build: (latexmk .*?report\.tex)", (ROOT / "Makefile").read_text()).group(1)
