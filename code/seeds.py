@@ -54,7 +54,8 @@ def summary(results):
     if set(different) - {"seed", "eval_samples"}:
         names = ", ".join(sorted(set(different) - {"seed"}))
         raise experiment.UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
-    finals = [{**r["final"], "seconds": r["seconds"]} for r in results]
+    alike = len({(r["threads"], r["device"]) for r in results}) == 1  # else their seconds do not compare
+    finals = [{**r["final"], **({"seconds": r["seconds"]} if alike else {})} for r in results]
     is_number = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
     keys = [key for key in finals[0] if all(is_number(final.get(key)) for final in finals)]
     if "eval_samples" in different:  # estimates of log p(x) from different numbers of samples do not compare

@@ -102,7 +102,7 @@ def test_help_names_the_commands(script, capsys):
 
 def made_up(seed, **final):
     return {"run": "gan", "seed": seed, "quick": False, "data": "mnist", "commit": "c", "seconds": 10.0 * seed,
-            "settings": {"lr": 1, "seed": seed}, "final": final}  # fmt: skip
+            "threads": 2, "device": "cpu", "settings": {"lr": 1, "seed": seed}, "final": final}  # fmt: skip
 
 
 def test_mean_and_spread_over_seeds():
@@ -114,6 +114,8 @@ def test_mean_and_spread_over_seeds():
     assert line["seconds"]["mean"] == 20
     assert "null" not in line
     assert "counts" not in line
+    results[0]["threads"] = 1  # seconds of one thread and of two do not compare
+    assert "seconds" not in seeds.summary(results)
 
 
 def test_seeds_with_different_settings_are_not_averaged():
