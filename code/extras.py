@@ -219,21 +219,21 @@ def nf(run, title, model, snapshots):
     grids = {f"temperature {t}": model.decode(t * z) / 255 for t in (0.7, 0.8, 0.9, 1.0)}
     figures.image_grids(run.figure("temperatures.png"), grids, 5, f"{title}: the same z, scaled")
     if hasattr(model.flow, "parts"):
-        masks = multiscale_masks(model.flow)
-        title_of_masks = "what each coupling keeps (white) and changes (black); grey: has left"
         resample_levels(run, title, model, z[:5], numbers)
+        masks = squeezed_channels()
+        title_of_masks = "the squeeze: which pixels go to each of the first level's four channels"
+        if not any(isinstance(step, multiscale.Conv1x1) for step in model.flow.modules()):  # it mixes all channels
+            masks = multiscale_masks(model.flow)
+            title_of_masks = "what each coupling keeps (white) and changes (black); grey: has left"
     else:
         masks = [torch.zeros(784).index_fill(0, layer.kept.cpu(), 1.0) for layer in list(model.flow.layers)[:2]]
         title_of_masks = "what a coupling keeps (white), and the next"
-    if masks:
-        figures.image_grids(run.figure("masks.png"), {title_of_masks: torch.stack(masks)}, min(len(masks), 7))
+    figures.image_grids(run.figure("masks.png"), {title_of_masks: torch.stack(masks)}, min(len(masks), 7))
     figures.animation(run.figure("samples.gif"), [snapshot.float() / 255 for snapshot in snapshots], 5)
 
 
 def multiscale_masks(flow):
     """One picture [784] for every coupling, found by sending the pixels' numbers through squeeze and permutations."""
-    if any(isinstance(step, multiscale.Conv1x1) for step in flow.modules()):
-        return []  # every channel is a mixture of all
     masks, numbers = [], torch.arange(784.0).view(1, 1, 28, 28)
     for steps in flow.levels:
         numbers = multiscale.squeeze(numbers)
@@ -247,6 +247,12 @@ def multiscale_masks(flow):
                 masks.append(mask)
         numbers, _ = numbers.chunk(2, dim=1)
     return masks
+
+
+def squeezed_channels():
+    """One picture [784] for each channel that an image becomes in the first squeeze."""
+    numbers = multiscale.squeeze(torch.arange(784.0).view(1, 1, 28, 28))[0]  # [4, 14, 14]
+    return [torch.zeros(784).index_fill(0, channel.flatten().long(), 1.0) for channel in numbers]
 
 
 def resample_levels(run, title, model, z, numbers):
