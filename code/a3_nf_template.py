@@ -1,7 +1,7 @@
 """RealNVP flow on MNIST (Dinh et al. 2017, arXiv:1605.08803): affine couplings on a checkerboard.
 
     python code/a3_nf_template.py                     train, 40 epochs (--epochs 10 for a short run)
-    python code/a3_nf_template.py --arch multiscale   the paper's own architecture (multiscale.py), 10 epochs
+    python code/a3_nf_template.py --arch multiscale   the paper's own architecture (multiscale.py), 7 epochs
     python code/a3_nf_template.py --sample 64         a grid of samples from the trained flow, no training
     python code/a3_nf_template.py --quick             a small run in half a minute
 
@@ -33,7 +33,7 @@ LARGEST_GRID = 400
 ARCHS = ["template", "multiscale"]
 # what each of the two trains with where the command line says nothing else
 DEFAULTS = {
-    "epochs": (40, 10),
+    "epochs": (40, 7),
     "flows": (4, 6),
     "hidden": (512, 48),
     "batch_size": (256, 64),

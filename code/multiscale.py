@@ -87,8 +87,8 @@ class Net(nn.Module):
         self.first = nn.Conv2d(c_in, n_hidden, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.SiLU(), nn.Conv2d(n_hidden, n_hidden, 3, padding=1),
-                nn.SiLU(), nn.Conv2d(n_hidden, n_hidden, 1),
+                nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 3, padding=1),
+                nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 1),
             )
             for _ in range(blocks)
         )  # fmt: skip
@@ -100,7 +100,7 @@ class Net(nn.Module):
         h = self.first(x.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             h = h + block(h)
-        log_scale, shift = self.last(F.silu(h)).to(x.dtype).chunk(2, dim=1)
+        log_scale, shift = self.last(F.relu(h)).to(x.dtype).chunk(2, dim=1)
         return torch.tanh(log_scale), shift
 
 
