@@ -24,9 +24,9 @@ from experiment import ROOT
 RUNS = [
     ("vae-z20", "a3_vae_template.py", [], ["--epochs", "20"], 100),
     ("vae-z2", "a3_vae_template.py", ["--zdim", "2"], ["--epochs", "20"], 100),
-    ("gan", "a3_gan_template.py", [], ["--n_epochs", "16"], 560),
-    ("nf", "a3_nf_template.py", [], ["--epochs", "12"], 400),
-    ("nf-multiscale", "a3_nf_template.py", ["--arch", "multiscale"], ["--epochs", "2"], 500),
+    ("gan", "a3_gan_template.py", [], ["--n_epochs", "12"], 560),
+    ("nf", "a3_nf_template.py", [], ["--epochs", "8"], 400),
+    ("nf-multiscale", "a3_nf_template.py", ["--arch", "multiscale"], ["--epochs", "1"], 500),
 ]
 BINARY_SCRIPTS = {"a3_vae_template.py"}
 
