@@ -320,7 +320,7 @@ def main():
 
     model.load_state_dict(best)
     model.eval()
-    title = f"RealNVP, {train.title}"
+    title = f"{'RealNVP' if ARGS.arch == 'template' else 'Multi-scale flow'}, {train.title}"
     save_figures(run, title, model, val, snapshots)
     experiment.save_checked(run.folder / "flow.pt", {"sizes": sizes, "state": best})
     if ARGS.extra:
