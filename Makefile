@@ -23,7 +23,7 @@ all: $(READY) ## train the standard runs, evaluate them, compile your report; re
 quick: $(READY) ## the whole chain on small settings, under 4 minutes
 	@$(PYTHON) code/standard_runs.py --quick
 
-test: $(READY) lint ## the tests, under 6 minutes
+test: $(READY) lint ## the tests, 6 to 7 minutes
 	@$(PYTHON) -m pytest -m "not slow"
 
 test-slow: $(READY) ## the tests that take long
