@@ -12,7 +12,7 @@ figures for training images (the floor). A VAE of binary images has two kinds: i
 test images and a classifier of binarised digits with known labels (the published binarisation carries none); its
 means estimate the grey values that the binary images were drawn from, so they meet the grey test images.
 
-On 2 cores in under 2 minutes at full size, after the classifiers have been trained once.
+At full size the classifiers are trained once and kept.
 """
 
 import copy
@@ -169,7 +169,7 @@ def evaluate(run, folder, results, device):
     model.to(device).eval()
     data = results["data"]
     # the seed of the run's own last look: a GAN is judged by the very samples that it was judged by then
-    torch.manual_seed(1_000_003 * results["seed"] + results["epochs"] + 1)
+    experiment.seed_epoch(results["seed"], results["epochs"] + 1)
     images = images_from(decode, torch.randn(1000 if ARGS.quick else 10000, dimensions), device)
     if data in BINARY:
         samples = {"means": (images, GREY_OF[data]), "draws": (torch.bernoulli(images), data)}

@@ -239,6 +239,11 @@ def peak_megabytes():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
+def seed_epoch(seed, epoch):
+    """Every epoch of every run starts its random numbers anew; the test images come after the last one."""
+    torch.manual_seed(1_000_003 * seed + epoch)
+
+
 class Run:
     """A run's folder, and what is written into it."""
 
@@ -309,7 +314,7 @@ class Run:
         return self.folder / "figures" / name
 
     def seed(self, epoch):
-        torch.manual_seed(1_000_003 * self.args.seed + epoch)
+        seed_epoch(self.args.seed, epoch)
 
     def load(self):
         """The state of the last finished epoch, or None for a new run."""

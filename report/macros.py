@@ -20,12 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
-REAL = {"mnist": "MNIST", "bmnist": "static binary MNIST"}
-OTHERS = {
-    "mnist-binarised": "MNIST binarised by us",
-    "glyphs": "glyph digits drawn from fonts",
-    "glyphs-binary": "binary glyph digits drawn from fonts",
-}
+REAL = ("mnist", "bmnist")
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 
@@ -129,13 +124,13 @@ def of_the_user(quick):
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
     for name in tables.TITLES:
-        for data in (*REAL, *OTHERS):
+        for data in tables.DATA:  # the real ones first
             folder = top / data / name
             if (folder / "results.json").exists():
                 lines += macros([p for p in (folder / "results.json", folder / "extra.json") if p.exists()])
                 shutil.copytree(folder / "figures", links / name)
-                if data in OTHERS:
-                    banner = f"These runs used {OTHERS[data]}: no figure here says anything about MNIST."
+                if data not in REAL:
+                    banner = f"These runs used {tables.DATA[data]}: no figure here says anything about MNIST."
                 break
     if (top / "comparison" / "comparison.json").exists():
         lines += macros([top / "comparison" / "comparison.json"])
