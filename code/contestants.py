@@ -23,6 +23,7 @@ import a3_vae_template as vae
 from datasets.bmnist import bmnist
 from datasets.mnist import mnist
 
+LR = 1e-4  # of our loops, no time depends on it: near what the schedules start with, so that no loss explodes
 VAE_BATCH, GAN_BATCH = vae.parse_args([]).batch_size, gan.parse_args([]).batch_size
 
 
@@ -184,7 +185,7 @@ def plain_nf(images):
 
 def our_vae(images):
     model, data = vae.VAE().train(), Watched(images)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
     passes = [(multiply_adds(model, torch.zeros(2, 784)), 3)]
     epoch = lambda: vae.epoch_iter(model.train(), data, optimizer)
     return Contestant(data, [optimizer], epoch, model.sample, passes, fast=True)
@@ -193,7 +194,7 @@ def our_vae(images):
 def our_gan(images, options=()):
     args, data = gan.parse_args(list(options)), Watched(images)
     generator, discriminator = gan.Generator(width=args.width), gan.Discriminator(args.d_width, groups=args.groups)
-    adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.0, 0.999), fused=True)
+    adam = lambda net: torch.optim.Adam(net.parameters(), LR, betas=(0.0, 0.999), fused=True)
     optimizers = [adam(generator), adam(discriminator)]
     # D: real and generated images with a backward pass each; for G's loss forward, and back to the images alone
     counts = multiply_adds(generator, torch.zeros(2, 100)), multiply_adds(discriminator, torch.zeros(2, 784))
@@ -209,7 +210,7 @@ def our_narrow_gan(images):
 def our_nf(images, options=()):
     args, data = nf.parse_args(list(options)), Watched(images)
     model = nf.Model([784], args.flows, args.hidden, arch=args.arch, mix=args.mix, dequantize=args.dequantize)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
     passes = [(multiply_adds(model, torch.zeros(2, 784)), 3)]
     epoch = lambda: nf.epoch_iter(model.train(), data, optimizer)
     return Contestant(data, [optimizer], epoch, model.sample, passes, fast=True)

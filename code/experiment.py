@@ -431,6 +431,8 @@ def start(main):
     except Terminated:
         line, status = f"Terminated: {go_on()}", 143
     except FloatingPointError as error:
+        if not current:
+            raise
         where = f"the loss exploded (huge, infinite or NaN) in epoch {current.history[-1]['epoch'] + 1}, {error}"
         line, status = f"{where}; the last good epoch is in {show(current.checkpoint)}: try a lower learning rate", 1
     except BrokenPipeError:
