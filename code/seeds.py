@@ -6,7 +6,8 @@
 
 The standard run itself is the first seed; the others are runs/<data>/<run>-seed43/ and so on. Finished ones are left as
 they are, unfinished ones go on. Writes runs/seeds.json: for each run and each final figure the values, their mean and
-their spread, the largest less the smallest.
+their spread, the largest less the smallest. A run whose seeds are not all here keeps the line that the file has already
+(copy report/results/seeds.json there to add to what is published).
 """
 
 import json
@@ -76,6 +77,16 @@ def train(run, script, options, seed, folder):
         raise experiment.Trouble(f"{folder.name} stopped: see the lines above; run this again to go on")
 
 
+def earlier(path):
+    """What seeds.json says so far."""
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        raise experiment.UserError(f"{experiment.show(path)} is damaged: delete it") from None
+
+
 def main():
     unknown = set(ARGS.only or ()) - {run for run, *_ in RUNS}
     if unknown:
@@ -83,7 +94,8 @@ def main():
     if not ARGS.collect:
         for data in ("mnist", "bmnist"):
             load(data)  # stops here, not after hours, where the real data are missing
-    table = {}
+    path = ROOT / "runs" / "seeds.json"
+    before, table = earlier(path), {}
     for run, script, options, *_ in RUNS:
         found = []
         for seed in SEEDS:
@@ -94,13 +106,14 @@ def main():
                 results = read(folder, seed)
             found += [results] if results else []
         if len(found) < len(SEEDS):
-            print(f"{run}: {len(found)} of {len(SEEDS)} seeds finished, left out")
+            kept = "its earlier line stays" if run in before else "left out"
+            print(f"{run}: {len(found)} of {len(SEEDS)} seeds finished, {kept}")
+            table |= {run: before[run]} if run in before else {}
             continue
         table[run] = summary(found)
         for key, line in table[run].items():
             if isinstance(line, dict):
                 print(f"{run:14} {key:24} {line['mean']:12.4f}  spread {line['spread']:.4f}")
-    path = ROOT / "runs" / "seeds.json"
     path.parent.mkdir(exist_ok=True)
     experiment.write_atomically(path, json.dumps(table, indent=1).encode())
     print(f"Files:  {experiment.show(path)}")

@@ -9,6 +9,8 @@ TITLES = {
     "gan": "GAN",
     "nf": "RealNVP, checkerboard",
     "nf-multiscale": "RealNVP, multi-scale",
+    "nf-short": "RealNVP, checkerboard, 10 epochs",
+    "nf-multiscale-long": "RealNVP, multi-scale, long",
 }
 DATA = {
     "mnist": "MNIST",

@@ -21,6 +21,7 @@ import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ("mnist", "bmnist")
+ONLY_PUBLISHED = ("seeds", "bench", "growth", "nf-short", "nf-multiscale-long")  # `make` does not make them
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 
@@ -123,7 +124,7 @@ def of_the_user(quick):
     lines, links, banner = [], ROOT / "runs" / "report-figures", None
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    for name in tables.TITLES:
+    for name in tables.TITLES.keys() - set(ONLY_PUBLISHED):
         for data in tables.DATA:  # the real ones first
             folder = top / data / name
             if (folder / "results.json").exists():
@@ -135,8 +136,10 @@ def of_the_user(quick):
     if (top / "comparison" / "comparison.json").exists():
         lines += macros([top / "comparison" / "comparison.json"])
         shutil.copytree(top / "comparison" / "figures", links / "comparison")
-    seeds = ROOT / "report" / "results" / "seeds.json"  # only publishing makes them
-    lines += macros([seeds] if seeds.exists() else [])
+    published = [ROOT / "report" / "results" / f"{name}.json" for name in ONLY_PUBLISHED]
+    lines += macros([path for path in published if path.exists()])
+    if (ROOT / "report" / "figures" / "bench").exists():
+        shutil.copytree(ROOT / "report" / "figures" / "bench", links / "bench")
     return lines, "../runs/report-figures/", banner
 
 

@@ -145,7 +145,7 @@ def test_only_full_runs_with_the_right_seed_are_taken(tmp_path):
     assert [seeds.name_of("gan", seed) for seed in seeds.SEEDS] == ["gan", "gan-seed43", "gan-seed44"]
 
 
-def test_collecting_trains_nothing_and_leaves_out_what_is_unfinished(tmp_path, monkeypatch, capsys):
+def test_collecting_trains_nothing_and_changes_no_line_of_what_is_unfinished(tmp_path, monkeypatch, capsys):
     for module in (experiment, seeds):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(seeds, "ARGS", seeds.parse_args(["--collect"]), raising=False)
@@ -153,11 +153,19 @@ def test_collecting_trains_nothing_and_leaves_out_what_is_unfinished(tmp_path, m
         folder = tmp_path / "runs" / "mnist" / seeds.name_of("gan", seed)
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(made_up(seed, frechet=1.0)))
+    path = tmp_path / "runs" / "seeds.json"
+    path.write_text(json.dumps({"nf": {"made": "elsewhere"}, "gan": {"made": "before"}}))
     seeds.main()
-    table = json.loads((tmp_path / "runs" / "seeds.json").read_text())
-    assert list(table) == ["gan"]
+    table = json.loads(path.read_text())
+    assert list(table) == ["gan", "nf"]
     assert table["gan"]["frechet"]["spread"] == 0
-    assert "nf: 0 of 3 seeds finished" in capsys.readouterr().out
+    assert table["nf"] == {"made": "elsewhere"}
+    said = capsys.readouterr().out
+    assert "nf: 0 of 3 seeds finished, its earlier line stays" in said
+    assert "vae-z2: 0 of 3 seeds finished, left out" in said
+    path.write_text("[1")
+    with pytest.raises(experiment.UserError, match="damaged"):
+        seeds.main()
     monkeypatch.setattr(seeds, "ARGS", seeds.parse_args(["--only", "nothing"]))
     with pytest.raises(experiment.UserError, match="no standard run is called nothing"):
         seeds.main()

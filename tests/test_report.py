@@ -117,15 +117,17 @@ def test_publishing_takes_what_belongs_to_the_published_runs_and_nothing_else(tm
     (runs / "comparison" / "comparison.json").write_text(json.dumps(comparison))
     seeds = {"nf": {"seeds": [1, 2], "data": "mnist", "val_bpd": {"values": [1, 2], "mean": 1.5, "spread": 1}}}
     (runs / "seeds.json").write_text(json.dumps(seeds))
-    ratio = {"ratio": 7.25, "ratio_spread": 0.5}
-    bench = {"processor": "a processor", "threads": 2, "models": {"nf": ratio, "nf-multiscale": {}}}
+    sides = {"ours": {"images_per_second": 7250.0}, "plain": {"images_per_second": 1000.0}}
+    models = {"nf": {"ratio": 7.25, "ratio_spread": 0.5, **sides}, "nf-multiscale": {}}
+    bench = {"processor": "a processor", "threads": 2, "torch": "2.99.0+x", "models": models}
     (runs / "bench.json").write_text(json.dumps(bench))
     (runs / "growth.json").write_text("{}")
     (runs / "growth.pdf").write_bytes(b"%PDF")
     done = publish_in(tmp_path)
     assert done.returncode == 0, done.stderr
     readme = (tmp_path / "README.md").read_text()
-    assert "RealNVP, checkerboard 7.2 (± 0.2)" in readme
+    assert "| RealNVP, checkerboard | **7.2** ± 0.2 | 7,250 | 1,000 |" in readme
+    assert "a processor, 2 threads, torch 2.99.0)" in readme
     assert "RealNVP, checkerboard 1.50 ± 0.50 bits per dimension" in readme
     assert "| VAE, z = 20, draws |" in readme
     assert (tmp_path / "report" / "figures" / "comparison" / "samples.png").exists()
