@@ -1,6 +1,7 @@
 """The run folder: kill and resume, refusals in one line, files that do not lie, signals, devices."""
 
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import torch
 from conftest import ROOT, is_one_line
 
 import experiment
+from datasets.download import DataError
 
 DATA = {"a3_vae_template.py": "glyphs-binary", "a3_gan_template.py": "glyphs", "a3_nf_template.py": "glyphs"}
 SCRIPTS = list(DATA)
@@ -132,7 +134,7 @@ def test_killed_anywhere_and_resumed_it_ends_with_the_same_numbers(whole, checko
         child.kill()
         child.communicate()
         mine = folder.parent / name
-        if not (mine / "results.json").exists():
+        if trial == 0:
             refused = checkout.run(script, *options(script, name))
             assert refused.returncode == 2
             assert is_one_line(refused.stderr)
@@ -212,21 +214,56 @@ WRONG = {
     [(f"a3_{model}_template.py", wrong) for model, wrongs in WRONG.items() for wrong in wrongs],
     ids=str,
 )
-def test_wrong_input_gives_one_line_and_status_2(script, wrong, checkout):
-    wrong = wrong.split()
-    done = checkout.run(script, *options(script, "wrong"), *wrong)
+def test_wrong_input_gives_one_line_and_status_2(script, wrong, tmp_path, only_glyphs, monkeypatch, capsys):
+    """The parser exits; what main finds it raises, and `start` makes a line and a status of that (next test)."""
+    monkeypatch.setenv("A3_CACHE", str(only_glyphs))
+    monkeypatch.delenv("A3_DATA", raising=False)
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    module = importlib.import_module(script.removesuffix(".py"))
+
+    def start():
+        monkeypatch.setattr(module, "ARGS", module.parse_args([*options(script, "wrong"), *wrong.split()]), False)
+        module.main()
+
+    with pytest.raises((SystemExit, experiment.UserError, DataError)) as stop:
+        start()
+    exited = stop.type is SystemExit
+    assert (stop.value.code if exited else stop.value.exit_status) == 2
+    said = capsys.readouterr().err if exited else str(stop.value)
+    assert is_one_line(said), said
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
+@pytest.mark.parametrize(
+    ("script", "wrong"),
+    zip(SCRIPTS, ["--device abacus", "--sample 0", "--sample 4"], strict=True),
+)
+def test_the_process_says_it_in_one_line_and_ends_with_status_2(script, wrong, checkout):
+    done = checkout.run(script, *options(script, "wrong"), *wrong.split())
     assert done.returncode == 2
     assert is_one_line(done.stderr), done.stderr
-    assert not (checkout.folder / "runs" / FOLDER[script] / "wrong" / "checkpoint.pt").exists()
+    assert done.stderr.startswith(f"{script}: ")
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "standard_runs.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["a3_vae_template.py", "standard_runs.py"])
 def test_help_is_a_manual(script, checkout):
     done = checkout.run(script, "--help")
     assert done.returncode == 0
-    assert "--quick" in done.stdout
-    assert "python code/" in done.stdout
-    assert all(len(line) <= 120 for line in done.stdout.splitlines())
+    look_at_manual(done.stdout)
+
+
+@pytest.mark.parametrize("name", ["a3_gan_template", "a3_nf_template", "evaluate", "bench", "seeds"])
+def test_help_of_the_others(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(name).parse_args(["--help"])
+    assert stop.value.code == 0
+    look_at_manual(capsys.readouterr().out)
+
+
+def look_at_manual(text):
+    assert "python code/" in text
+    assert "\noptions:" in text
+    assert all(len(line) <= 120 for line in text.splitlines())
 
 
 def test_a_full_disk_stops_in_one_line_and_keeps_the_last_checkpoint(vae, checkout):
