@@ -236,7 +236,7 @@ def test_wrong_input_gives_one_line_and_status_2(script, wrong, tmp_path, only_g
 
 @pytest.mark.parametrize(
     ("script", "wrong"),
-    zip(SCRIPTS, ["--device abacus", "--sample 0", "--sample 4"], strict=True),
+    list(zip(SCRIPTS, ["--device abacus", "--sample 0", "--sample 4"], strict=True)),
 )
 def test_the_process_says_it_in_one_line_and_ends_with_status_2(script, wrong, checkout):
     done = checkout.run(script, *options(script, "wrong"), *wrong.split())
