@@ -229,17 +229,16 @@ def worst_round_trip(model, images):
 
 
 def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
-    """Bits per dimension against the epoch; the untrained model at epoch 0 would hide the rest, so it is named only."""
-    epochs = range(1, len(train_curve))
-    crossed = next((epoch for epoch in epochs if val_curve[epoch] < BAR), None)
+    """Bits per dimension against the epoch, 0 being the untrained model; what happens at the bar in an inset."""
+    crossed = next((epoch for epoch, bpd in enumerate(val_curve) if bpd < BAR), None)
     points = []
     if crossed:
         text = f"epoch {crossed}" + (f", {sum(seconds[: crossed + 1]):.0f} s" if seconds else "")
         points = [(crossed, val_curve[crossed], text)]
     figures.curves(
-        filename, epochs, {"training": train_curve[1:], "validation": val_curve[1:]},
-        ylabel="bits per dimension", title=f"{title} (untrained: {val_curve[0]:.2f})", points=points,
-        marks=[(BAR, f"{BAR}, the course's bar")], ylim=(min(val_curve) - 0.05, max(BAR + 0.1, min(val_curve) + 0.4)),
+        filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
+        ylabel="bits per dimension", title=title, points=points, marks=[(BAR, f"{BAR}, the course's bar")],
+        zoom_from=1, zoom_ylim=(min(val_curve) - 0.05, max(BAR + 0.1, min(val_curve) + 0.4)),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def vae(run, title, model, val, test, grids):
         run.figure("reconstructions.png"),
         {"validation images": x, "their reconstructions (means)": reconstructions},
         6,
-        f"{title}, epoch {run.epochs}",
+        title,
     )
     if model.z_dim == 2:
         codes = model.encoder(test.images.float())[0].cpu()

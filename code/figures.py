@@ -50,25 +50,17 @@ def curves(
     log=False,
     log_x=False,
     zoom_from=None,
+    zoom_ylim=None,
     points=(),
     marker=None,
 ):
     """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines. `points`: (x, y, text) for dots.
     `second_axis`: (label, forward, inverse), the same quantity in another unit on the right.
-    `zoom_from`: an inset shows the lines from this place on."""
+    `zoom_from`: an inset shows the lines from this place on, between `zoom_ylim`; marks and points move into it."""
     figure, axes = plt.subplots()
     styles = ["-", "--", "-.", ":"]
     for i, (label, values) in enumerate(lines.items()):
         axes.plot(x, values, styles[i % 4], label=label, color=COLOURS[i % len(COLOURS)], marker=marker, markersize=4)
-    for height, text in marks:
-        axes.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
-        axes.annotate(
-            text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
-            annotation_clip=True,  # a mark outside the axes is left out
-        )  # fmt: skip
-    for place, height, text in points:
-        axes.plot([place], [height], "o", color="0.15", markersize=4)
-        axes.annotate(text, (place, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if log_x:
         axes.set_xscale("log")
@@ -81,15 +73,27 @@ def curves(
     if second_axis:
         label, forward, inverse = second_axis
         axes.secondary_yaxis("right", functions=(forward, inverse)).set_ylabel(label)
+    detailed = axes
     if zoom_from is not None and len(x) > zoom_from + 1:
-        inset = axes.inset_axes([0.36, 0.14, 0.6, 0.52])
+        detailed = axes.inset_axes([0.2, 0.2, 0.77, 0.56] if marks else [0.36, 0.14, 0.6, 0.52])
         for i, values in enumerate(lines.values()):
-            inset.plot(x[zoom_from:], values[zoom_from:], styles[i % 4], color=COLOURS[i % len(COLOURS)])
-        inset.tick_params(labelsize=7)
-        inset.set_title(f"from {xlabel} {x[zoom_from]} on", fontsize=7)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.66, 0.88), ncols=2)
+            detailed.plot(x[zoom_from:], values[zoom_from:], styles[i % 4], color=COLOURS[i % len(COLOURS)])
+        detailed.tick_params(labelsize=7)
+        detailed.set_title(f"from {xlabel} {x[zoom_from]} on", fontsize=7)
+        if zoom_ylim:
+            detailed.set_ylim(*zoom_ylim)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.66, 1 if marks else 0.88), ncols=2)
     elif len(lines) > 1:
         axes.legend()
+    for height, text in marks:
+        detailed.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
+        detailed.annotate(
+            text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
+            annotation_clip=True,  # a mark outside the axes is left out
+        )  # fmt: skip
+    for place, height, text in points:
+        detailed.plot([place], [height], "o", color="0.15", markersize=4)
+        detailed.annotate(text, (place, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
     finish(figure, path)
 
 

@@ -171,7 +171,10 @@ def latex(header, rows):
     """For the report: booktabs, no vertical rules."""
 
     def cells(row):
-        escaped = (cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&") for cell in row)
+        escaped = (
+            cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("Frechet", "Fréchet")
+            for cell in row
+        )
         return " & ".join(f"${cell}$" if cell[:1] == "-" and cell[1:2].isdigit() else cell for cell in escaped) + r" \\"
 
     columns = "".join("l" if any(row[i][:1].isalpha() for row in rows) else "r" for i in range(len(header)))
