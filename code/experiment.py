@@ -71,8 +71,8 @@ class Parser(argparse.ArgumentParser):
             plain = action.default in (None, False, argparse.SUPPRESS)
             return action.help if plain else f"{action.help} (default: %(default)s)"
 
-    def __init__(self, doc):
-        usage = "python code/%(prog)s [options]"
+    def __init__(self, doc, folder="code"):
+        usage = f"python {folder}/%(prog)s [options]"
         super().__init__(description=doc, usage=usage, formatter_class=self.Formatter, allow_abbrev=False)
 
     def error(self, message):
@@ -250,7 +250,7 @@ class Run:
     def __init__(self, args, script, name, data, epochs):
         global current
         self.args, self.data, self.epochs = args, data, epochs
-        self.script = Path(script).name
+        self.script = Path(script).resolve().relative_to(Path(__file__).resolve().parent).as_posix()
         self.name = args.name or name
         if Path(self.name).name != self.name or self.name in (".", ".."):
             raise UserError(f"--name {self.name}: a plain name, please, not a path")
@@ -276,9 +276,9 @@ class Run:
     def _lock(self):
         if not fcntl:
             return
-        self._lock_file = open(self.folder / ".lock", "w")  # noqa: SIM115, held until the process ends
+        lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_WRONLY, 0o666)  # held until the process ends
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
                 f"{show(self.folder)} is in use by another process: wait, or choose another --name"

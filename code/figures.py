@@ -1,5 +1,7 @@
 """One plotting style for all figures: curves as vector PDF, image grids as PNG, animations as GIF. Needs no screen."""
 
+import io
+
 import matplotlib
 
 matplotlib.use("Agg")  # no window, on no machine
@@ -35,6 +37,14 @@ plt.rcParams.update(
 def finish(figure, path):
     figure.savefig(path, metadata={"CreationDate": None} if str(path).endswith(".pdf") else None)
     plt.close(figure)
+
+
+def finish_grey(figure, path, dpi):
+    """A PNG of grey values, a third as large as matplotlib's of four channels."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi)
+    plt.close(figure)
+    Image.open(drawn).convert("L").save(path, optimize=True)
 
 
 def curves(
@@ -150,8 +160,7 @@ def image_grids(path, grids, columns, title="", row_labels=None):
             row_labels = None
     if title:
         figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=max(200, int(2.5 * sum(widths) / inches)))
-    plt.close(figure)
+    finish_grey(figure, path, max(200, int(2.5 * sum(widths) / inches)))
 
 
 def image_rows(path, rows, title=""):
@@ -167,8 +176,7 @@ def image_rows(path, rows, title=""):
     axis.grid(False)
     axis.spines[:].set_visible(False)
     axis.set_title(title, fontsize=8)
-    figure.savefig(path, dpi=max(200, int(2.5 * grid.shape[1] / width)))
-    plt.close(figure)
+    finish_grey(figure, path, max(200, int(2.5 * grid.shape[1] / width)))
 
 
 def picture(path, images, columns):

@@ -39,7 +39,11 @@ class Checkout:
         self.folder = folder
         for part in ("code", "datasets"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        self.environment = {**os.environ, "A3_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1"}
+        ours = ["__main__", *(path.stem for path in ROOT.glob("code/*.py"))]
+        self.environment = {
+            **os.environ, "A3_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONWARNINGS": ",".join(f"error:::{module}" for module in ours),
+        }  # fmt: skip
         self.environment.pop("A3_DATA", None)
 
     def command(self, script, *options):

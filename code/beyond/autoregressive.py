@@ -1,0 +1,527 @@
+"""Autoregressive models of digits: p(x) = prod_d p(x_d | x_<d), pixels in reading order, the likelihood exact.
+
+    python code/beyond/autoregressive.py                                  gated PixelCNN on static binary MNIST
+    python code/beyond/autoregressive.py --model rnn                      the same with a GRU; also conv1d, markov
+    python code/beyond/autoregressive.py --likelihood logistic-mixture    8-bit MNIST; also softmax256
+    python code/beyond/autoregressive.py --sample 64                      a grid of samples from the trained model
+    python code/beyond/autoregressive.py --quick                          a small run
+
+PixelCNN: van den Oord et al. 2016 (arXiv:1606.05328); mixture of logistics: Salimans et al. 2017 (arXiv:1701.05517).
+
+Every model is written twice, as one pass over all pixels (`forward`, for training) and as the step to one pixel that
+keeps what it has computed for earlier ones (`at`, for sampling); a test holds the two together.
+"""
+
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "code")]  # `datasets`, and the modules of the three scripts
+import experiment
+import figures
+from datasets import BINARY, GREY
+from datasets.bmnist import bmnist
+from datasets.mnist import mnist
+from experiment import at_least_float32
+
+SIDE, PIXELS = 28, 784
+MIXTURE = 10  # logistics a pixel
+LARGEST_GRID = 400
+MODELS = ["pixelcnn", "markov", "rnn", "conv1d"]
+# what each model trains with where the command line says nothing else
+DEFAULTS = {
+    "epochs": (10, 5, 5, 5),
+    "hidden": (32, 64, 128, 48),
+    "layers": (7, 2, 1, 10),
+    "batch_size": (32, 128, 128, 32),
+    "lr": (4e-3, 4e-3, 4e-3, 4e-3),
+}
+
+
+class Markov(nn.Module):
+    """Finite memory: one small net, the same for every pixel, sees the two pixels before it."""
+
+    def __init__(self, n_out, n_hidden=64, layers=2):
+        super().__init__()
+        self.nn = nn.Sequential(nn.Linear(2, n_hidden), nn.GELU())
+        for _ in range(layers - 1):
+            self.nn += nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.GELU())
+        self.nn.append(nn.Linear(n_hidden, n_out))
+
+    def forward(self, x):
+        """x [B, 784], values -1..1 -> [B, 784, n_out]: what each pixel's distribution is, given those before it."""
+        padded = F.pad(x, (2, 0))  # 0, which no binary pixel is: nothing there
+        return self.nn(torch.stack([padded[:, :-2], padded[:, 1:-1]], 2))
+
+    def at(self, x, d, cache):
+        """The same of pixel d alone, [B, n_out]; only pixels before d are looked at."""
+        return self.nn(F.pad(x[:, :d], (2, 0))[:, -2:])
+
+
+class RNN(nn.Module):
+    """A GRU over the pixels. Its input: the pixel before, the three above, and where it is.
+
+    The row above is 28 steps back: showing it saves the memory from having to carry every pixel that far."""
+
+    OFFSETS = (1, SIDE - 1, SIDE, SIDE + 1)
+
+    def __init__(self, n_out, n_hidden=128, layers=1):
+        super().__init__()
+        self.gru = nn.GRU(len(self.OFFSETS) + 2, n_hidden, layers, batch_first=True)
+        self.out = nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.GELU(), nn.Linear(n_hidden, n_out))
+        place = torch.linspace(-1, 1, SIDE)
+        places = torch.stack([place.repeat_interleave(SIDE), place.repeat(SIDE)], 1)  # row and column of each pixel
+        self.register_buffer("places", places, persistent=False)
+
+    def inputs(self, x, start, stop):
+        """Of the pixels start..stop - 1: [B, stop - start, 6]."""
+        padded = F.pad(x[:, :stop], (SIDE + 1, 0))
+        seen = [padded[:, SIDE + 1 - offset + start : SIDE + 1 - offset + stop] for offset in self.OFFSETS]
+        return torch.cat([torch.stack(seen, 2), self.places[start:stop].expand(len(x), -1, -1)], 2)
+
+    def forward(self, x):
+        h, _ = self.gru(self.inputs(x, 0, PIXELS))  # [B, 784, n_hidden]
+        return self.out(h)
+
+    def at(self, x, d, cache):
+        h, cache["state"] = self.gru(self.inputs(x, d, d + 1), cache.get("state"))
+        return self.out(h[:, 0])
+
+
+class Conv1d(nn.Module):
+    """Causal convolutions over the pixel sequence, two taps each; the distance of the taps doubles from layer to layer.
+
+    1 + 2 + ... + 16 reaches over a row, 28 + 56 + ... + 448 over all rows: any earlier pixel is a sum of such steps."""
+
+    def __init__(self, n_out, n_hidden=48, layers=10):
+        super().__init__()
+        self.dilations = [(1, 2, 4, 8, 16, 28, 56, 112, 224, 448)[i % 10] for i in range(layers)]
+        self.first = nn.Linear(1, n_hidden)
+        self.taps = nn.ModuleList(nn.Linear(2 * n_hidden, 2 * n_hidden) for _ in self.dilations)
+        self.mix = nn.ModuleList(nn.Linear(n_hidden, n_hidden) for _ in self.dilations)
+        self.out = nn.Sequential(nn.LayerNorm(n_hidden), nn.Linear(n_hidden, n_hidden), nn.GELU(), nn.Linear(n_hidden, n_out))
+
+    def forward(self, x):
+        h = self.first(F.pad(x, (1, 0))[:, :PIXELS, None])  # [B, 784, C]; place d holds pixel d - 1
+        for dilation, taps, mix in zip(self.dilations, self.taps, self.mix):
+            earlier = F.pad(h, (0, 0, dilation, 0))[:, :PIXELS]
+            h = h + mix(gate(taps(torch.cat([earlier, h], 2)), 2))
+        return self.out(h)
+
+    def at(self, x, d, cache):
+        h = self.first(x[:, d - 1 : d] if d else torch.zeros_like(x[:, :1]))  # [B, C]
+        past = cache.setdefault("past", [[] for _ in self.dilations])
+        for dilation, taps, mix, before in zip(self.dilations, self.taps, self.mix, past):
+            before.append(h)
+            earlier = before[d - dilation] if d >= dilation else torch.zeros_like(h)
+            h = h + mix(gate(taps(torch.cat([earlier, h], 1)), 1))
+        return self.out(h)
+
+
+def gate(a, dim):
+    """tanh of one half times sigmoid of the other."""
+    value, opening = a.chunk(2, dim)
+    return torch.tanh(value) * torch.sigmoid(opening)
+
+
+class PixelCNN(nn.Module):
+    """Two stacks of convolutions: v sees the rows above, h the pixels to the left and what v says: no blind spot.
+
+    A vertical layer has taps in two rows, three columns; a horizontal one two taps; both `dilation` apart."""
+
+    ABOVE, AROUND, LEFT = 3, 3, 4  # what the first layers see: rows above, columns either way of them, pixels to the left
+
+    def __init__(self, n_out, n_hidden=32, layers=7):
+        super().__init__()
+        c = n_hidden
+        self.dilations = [(1, 2, 4)[i % 3] for i in range(layers)]
+        self.first_v = nn.Conv2d(1, c, (self.ABOVE, 2 * self.AROUND + 1))
+        self.first_h = nn.Conv2d(1, c, (1, self.LEFT))
+        self.first_link = nn.Conv2d(c, c, 1)
+        self.v = nn.ModuleList(nn.Conv2d(c, 2 * c, (2, 3), dilation=dilation) for dilation in self.dilations)
+        self.h = nn.ModuleList(nn.Conv2d(c, 2 * c, (1, 2), dilation=dilation) for dilation in self.dilations)
+        self.link = nn.ModuleList(nn.Conv2d(2 * c, 2 * c, 1) for _ in self.dilations)
+        self.mix = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in self.dilations)
+        self.out = nn.Sequential(nn.GELU(), nn.Conv2d(c, 2 * c, 1), nn.GELU(), nn.Conv2d(2 * c, n_out, 1))
+        self.to(memory_format=torch.channels_last)
+
+    def start(self, image):
+        """[B, 1, 28, 28] -> v and h [B, C, 28, 28], nothing at a place seeing the place itself or a later one."""
+        rows = F.pad(image, (self.AROUND, self.AROUND, self.ABOVE, 0))[:, :, :-1]
+        v = self.first_v(rows)
+        h = self.first_h(F.pad(image, (self.LEFT, 0))[:, :, :, :-1]) + self.first_link(v)
+        return v, h
+
+    def forward(self, x):
+        v, h = self.start(x.view(-1, 1, SIDE, SIDE))
+        for dilation, conv_v, conv_h, link, mix in zip(self.dilations, self.v, self.h, self.link, self.mix):
+            above = conv_v(F.pad(v, (dilation, dilation, dilation, 0)))  # [B, 2C, 28, 28]
+            v = v + gate(above, 1)
+            h = h + mix(gate(conv_h(F.pad(h, (dilation, 0))) + link(above), 1))
+        return self.out(h).flatten(2).transpose(1, 2)
+
+    def at(self, x, d, cache):
+        """At the start of a row its part of v is computed once; then a pixel costs two taps a layer."""
+        row, column = divmod(d, SIDE)
+        image = x.view(-1, 1, SIDE, SIDE)
+        if column == 0:
+            self.next_row(image, row, cache)
+        left = F.pad(image[:, :, row : row + 1, :column], (self.LEFT, 0))[:, :, :, -self.LEFT :]
+        h = self.first_h(left) + cache["first"][:, :, :, column : column + 1]  # [B, C, 1, 1]
+        layers = zip(self.dilations, self.h, self.mix, cache["link"], cache["h"])
+        for dilation, conv_h, mix, link, before in layers:
+            before.append(h)
+            earlier = before[column - dilation] if column >= dilation else torch.zeros_like(h)
+            a = F.conv2d(torch.cat([earlier, h], 3), conv_h.weight, conv_h.bias) + link[:, :, :, column : column + 1]
+            h = h + mix(gate(a, 1))
+        return self.out(h)[:, :, 0, 0]
+
+    def next_row(self, image, row, cache):
+        above = F.pad(image[:, :, :row], (self.AROUND, self.AROUND, self.ABOVE, 0))[:, :, -self.ABOVE :]
+        v = self.first_v(above)  # [B, C, 1, 28]
+        cache["first"], cache["link"], cache["h"] = self.first_link(v), [], [[] for _ in self.dilations]
+        past = cache.setdefault("v", [[] for _ in self.dilations])
+        for dilation, conv_v, link, before in zip(self.dilations, self.v, self.link, past):
+            before.append(v)
+            earlier = before[row - dilation] if row >= dilation else torch.zeros_like(v)
+            rows = F.pad(torch.cat([earlier, v], 2), (dilation, dilation))
+            a = F.conv2d(rows, conv_v.weight, conv_v.bias, dilation=(1, dilation))
+            cache["link"].append(link(a))
+            v = v + gate(a, 1)
+
+
+class Bernoulli:
+    """Pixels 0 and 1. One number a pixel: the logit of 1."""
+
+    outputs, levels = 1, 1
+
+    @staticmethod
+    def log_prob(a, x):
+        return -F.binary_cross_entropy_with_logits(a[..., 0], x, reduction="none")
+
+    @staticmethod
+    def cumulative(a):
+        """P(pixel <= v) for v = 0 .. levels - 1: [..., levels]."""
+        return torch.sigmoid(-a)
+
+
+class Softmax256:
+    """Pixels 0..255, each value with a logit of its own."""
+
+    outputs, levels = 256, 255
+
+    @staticmethod
+    def log_prob(a, x):
+        return torch.log_softmax(a, -1).gather(-1, x.long().unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    def cumulative(a):
+        return torch.softmax(a, -1).cumsum(-1)[..., :-1]
+
+
+class LogisticMixture:
+    """Pixels 0..255: a mixture of logistics cut into 256 bins, the first and the last open to infinity."""
+
+    outputs, levels = 3 * MIXTURE, 255
+
+    @staticmethod
+    def parts(a):
+        """Log-weights, means and scales, each [..., MIXTURE], on the scale -1..1; at first the means are spread."""
+        weights, means, log_scales = a.chunk(3, -1)
+        means = means + torch.linspace(-1, 1, MIXTURE, device=a.device, dtype=a.dtype)
+        return torch.log_softmax(weights, -1), means, torch.exp((log_scales - 2).clamp_min(-7))
+
+    @classmethod
+    def log_prob(cls, a, x):
+        log_weights, means, scales = cls.parts(a)
+        x = x.unsqueeze(-1)
+        centre = 2 * x / 255 - 1
+        upper, lower = (centre + 1 / 255 - means) / scales, (centre - 1 / 255 - means) / scales
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no difference of two nearly equal numbers
+        inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 / (255 * scales)))
+        log_p = torch.where(x == 0, F.logsigmoid(upper), torch.where(x == 255, F.logsigmoid(-lower), inside))
+        return torch.logsumexp(log_weights + log_p, -1)
+
+    @classmethod
+    def cumulative(cls, a):
+        log_weights, means, scales = (part.unsqueeze(-1) for part in cls.parts(a))
+        edges = 2 * (torch.arange(255, device=a.device, dtype=a.dtype) + 0.5) / 255 - 1
+        return (log_weights.exp() * torch.sigmoid((edges - means) / scales)).sum(-2)
+
+
+LIKELIHOODS = {"bernoulli": Bernoulli, "softmax256": Softmax256, "logistic-mixture": LogisticMixture}
+
+
+class Model(nn.Module):
+    """A net and a likelihood: log p(x), and samples pixel by pixel."""
+
+    def __init__(self, model="pixelcnn", likelihood="bernoulli", n_hidden=32, layers=7):
+        super().__init__()
+        self.likelihood = LIKELIHOODS[likelihood]
+        net = {"pixelcnn": PixelCNN, "markov": Markov, "rnn": RNN, "conv1d": Conv1d}[model]
+        self.net = net(self.likelihood.outputs, n_hidden, layers)
+
+    def scaled(self, x):
+        return 2 * x / self.likelihood.levels - 1
+
+    def forward(self, x):
+        """Images [B, 784], whole numbers from 0 on -> log p(x) [B] in nats."""
+        return self.likelihood.log_prob(at_least_float32(self.net(self.scaled(x))), x).sum(1)
+
+    @torch.no_grad()
+    def sample(self, uniforms, known=None, n_known=0, cached=True):
+        """Images from uniform numbers [B, 784], one a pixel; the first `n_known` pixels are those of `known`.
+
+        A pixel is the number of values v with P(pixel <= v) <= u: the inverse of its distribution function."""
+        x, cache = torch.zeros_like(uniforms), {}
+        scaled = torch.zeros_like(uniforms)
+        for d in range(PIXELS):
+            if d < n_known:
+                if cached:
+                    self.net.at(scaled, d, cache)
+                x[:, d] = known[:, d]
+            else:
+                a = self.net.at(scaled, d, cache) if cached else self.net(scaled)[:, d]
+                x[:, d] = (self.likelihood.cumulative(a) <= uniforms[:, d : d + 1]).sum(1)
+            scaled[:, d] = self.scaled(x[:, d])
+        return x
+
+
+def bits_per_dim(log_px, dimensions=PIXELS):
+    """Nats per image to bits per dimension."""
+    return -log_px / (dimensions * math.log(2))
+
+
+def epoch_iter(model, data, optimizer, schedule=None):
+    """One pass over `data`, learning if the model is in training mode. Returns the average log p(x) in nats."""
+    device = next(model.parameters()).device
+    total, images, losses = 0, 0, []
+    for batch in data:
+        x = (batch[0] if isinstance(batch, (list, tuple)) else batch).flatten(1).to(device)
+        with torch.set_grad_enabled(model.training), experiment.autocast(device, model.training):
+            log_px = model(x)
+        if model.training:
+            loss = bits_per_dim(log_px.mean())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if schedule:
+                schedule.step()
+            losses.append(loss.detach())
+        total = total + log_px.detach().double().sum()
+        images += len(x)
+    experiment.require_finite(losses, 1000)  # bits per dimension
+    return float(total) / images
+
+
+def run_epoch(model, data, optimizer, schedule=None):
+    """One epoch of training and one of validation. Returns the two averages, nats per image."""
+    traindata, valdata = data
+    model.train()
+    train = epoch_iter(model, traindata, optimizer, schedule)
+    model.eval()
+    return train, epoch_iter(model, valdata, optimizer)
+
+
+def receptive_field(model, x, d):
+    """[784]: how strongly the distribution of pixel d depends on each pixel, the average |gradient| over images."""
+    scaled = model.scaled(x).requires_grad_()
+    at_least_float32(model.net(scaled))[:, d].sum().backward()
+    return scaled.grad.abs().mean(0)
+
+
+def seconds_per_sample_pixel(model, uniforms, pixels=24):
+    """(with what is kept, without) seconds a pixel: the first over whole images, the second over a few pixels."""
+    start = time.perf_counter()
+    model.sample(uniforms)
+    kept = (time.perf_counter() - start) / PIXELS
+    with torch.no_grad():
+        scaled = torch.zeros_like(uniforms)
+        model.net(scaled)
+        start = time.perf_counter()
+        for _ in range(pixels):
+            model.net(scaled)
+    return kept, (time.perf_counter() - start) / pixels
+
+
+def stage_name(epoch, epochs):
+    names = {0: "untrained", epochs // 2: "half-way", epochs: "end"}
+    return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
+
+
+def save_figures(run, title, model, val, snapshots):
+    """Curves, samples from the same random numbers, completed digits, what the middle pixel depends on."""
+    levels = model.likelihood.levels
+    name, unit = ("log_px", "log p(x), nats per image") if levels == 1 else ("bpd", "bits per dimension")
+    figures.curves(
+        run.figure("likelihood.pdf"), range(len(run.history)),
+        {"training": run.column(f"train_{name}"), "validation": run.column(f"val_{name}")},
+        ylabel=unit, title=title, zoom_from=1,
+    )  # fmt: skip
+    grids = {stage_name(epoch, run.epochs): images.float() / levels for epoch, images in snapshots.items()}
+    figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: the same random numbers in all")
+
+    rows, half = 5, PIXELS // 2
+    x = val.subset(rows).images.float()
+    known = x.repeat_interleave(7, 0)
+    filled = model.sample(torch.rand(7 * rows, PIXELS).to(x), known, half).view(rows, 7, PIXELS)
+    hidden = torch.where(torch.arange(PIXELS).to(x.device) < half, x, torch.full_like(x, 0.4 * levels))
+    table = torch.cat([x[:, None], hidden[:, None], filled], 1).flatten(0, 1)
+    caption = f"{title}: an image, its upper half, seven ways to go on"
+    figures.image_grids(run.figure("completions.png"), {caption: table / levels}, 9)
+
+    field = receptive_field(model, val.subset(100).images.float(), half + SIDE // 2)
+    shown = (field / field.max()).clamp_min(1e-4).log10() / 4 + 1  # four powers of ten, from black to white
+    caption = f"{title}: what the middle pixel depends on"
+    figures.image_grids(run.figure("receptive-field.png"), {caption: shown[None]}, 1)
+
+
+def main():
+    if ARGS.sample:
+        return draw_samples()
+    binary = ARGS.likelihood == "bernoulli"
+    load = bmnist if binary else mnist
+    train, val, test = load(ARGS.data_root, ARGS.batch_size, data=ARGS.data)
+    run = experiment.Run(ARGS, __file__, default_name(), train.name, ARGS.epochs)
+    print(f"Data:   {train.title}, {train.source}")
+    if run.finished and not ARGS.extra:
+        return
+    if ARGS.quick:
+        train, val, test = train.subset(400), val.subset(100), test.subset(100)
+    train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
+
+    torch.manual_seed(ARGS.seed)
+    sizes = {"model": ARGS.model, "likelihood": ARGS.likelihood, "n_hidden": ARGS.hidden, "layers": ARGS.layers}
+    model = Model(**sizes).to(run.device)
+    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=1e-4, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, ARGS.lr, total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
+    )
+    uniforms = torch.rand(25, PIXELS).to(run.device)  # the same in every picture of every epoch
+    snapshots, best = {}, None
+
+    if state := run.load():
+        experiment.fill(model, state["model"], run.checkpoint)
+        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
+        schedule.load_state_dict(state["schedule"])
+        snapshots, best = state["snapshots"], state["best"]
+
+    for epoch in range(len(run.history), ARGS.epochs + 1):
+        run.seed(epoch)
+        if epoch == 0:
+            model.eval()
+            values = epoch_iter(model, train, None), epoch_iter(model, val, None)
+        else:
+            values = run_epoch(model, (run.watch(train), val), optimizer, schedule)
+        names = ("train_log_px", "val_log_px") if binary else ("train_bpd", "val_bpd")
+        run.record(epoch, **dict(zip(names, values if binary else map(bits_per_dim, values))))
+        if better(run):
+            best = {name: value.clone() for name, value in model.state_dict().items()}
+        if epoch in (0, ARGS.epochs // 2, ARGS.epochs):
+            snapshots[epoch] = model.sample(uniforms).to(torch.uint8).cpu()
+        run.save(
+            model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
+            best=best, snapshots=snapshots,
+        )  # fmt: skip
+
+    model.load_state_dict(best)
+    model.eval()
+    title = f"{TITLES[ARGS.model]}, {train.title}"
+    run.seed(ARGS.epochs + 1)
+    save_figures(run, title, model, val, snapshots)
+    experiment.save_checked(run.folder / "autoregressive.pt", {"sizes": sizes, "state": best})
+    if not run.finished:  # the test split is looked at once
+        log_px = epoch_iter(model, run.follow(test, "test"), None)
+        kept, naive = seconds_per_sample_pixel(model, torch.rand(100, PIXELS).to(run.device))
+        found = {"test_log_likelihood": log_px} if binary else {"test_bpd": bits_per_dim(log_px)}
+        chosen = max(run.history, key=goodness)
+        name = "val_log_px" if binary else "val_bpd"
+        run.finish(
+            model, **{"val_log_likelihood" if binary else "val_bpd": chosen[name]}, best_epoch=chosen["epoch"], **found,
+            seconds_per_100_samples=PIXELS * kept, naive_over_cached=naive / kept,
+        )  # fmt: skip
+
+
+TITLES = {"pixelcnn": "PixelCNN", "markov": "Two pixels' memory", "rnn": "GRU", "conv1d": "Dilated convolutions"}
+
+
+def goodness(row):
+    return row["val_log_px"] if "val_log_px" in row else -row["val_bpd"]
+
+
+def better(run):
+    return goodness(run.history[-1]) >= max(map(goodness, run.history))
+
+
+def default_name():
+    return ARGS.model + {"bernoulli": "", "logistic-mixture": "-grey", "softmax256": "-softmax256"}[ARGS.likelihood]
+
+
+def draw_samples():
+    """--sample N: a grid from a trained model, without data and without training."""
+    path = Path(ARGS.file) if ARGS.file else None
+    if path is None:
+        folders = [ROOT / "runs" / data / (ARGS.name or default_name()) for data in BINARY + GREY]
+        files = [folder / "autoregressive.pt" for folder in folders]
+        path = next((file for file in files if file.exists()), None)
+        if path is None:
+            raise experiment.UserError("no trained model found: train one first, or name its file with --file")
+    state = experiment.load_checked(path)
+    if not isinstance(state, dict) or set(state) != {"sizes", "state"} or set(state["sizes"]) != SIZES:
+        raise experiment.UserError(f"{experiment.show(path)} is not a model of this script")
+    model = Model(**state["sizes"])
+    experiment.fill(model, state["state"], path)
+    torch.manual_seed(ARGS.seed)
+    images = model.eval().sample(torch.rand(ARGS.sample, PIXELS)) / model.likelihood.levels
+    target = path.with_name(f"samples-{ARGS.sample}.png")
+    figures.picture(target, images, math.ceil(math.sqrt(ARGS.sample)))
+    print(f"{ARGS.sample} samples: {experiment.show(target)}")
+
+
+SIZES = {"model", "likelihood", "n_hidden", "layers"}
+
+
+def parse_args(arguments=None):
+    number = experiment.number
+    parser = experiment.Parser(__doc__, "code/beyond")
+    group = parser.add_argument_group("model and training")
+    group.add_argument("--model", choices=MODELS, default=MODELS[0], help="what predicts the next pixel")
+    group.add_argument(
+        "--likelihood", choices=list(LIKELIHOODS), default="bernoulli", help="of a pixel; all but the first: 8-bit data"
+    )
+
+    def by_model(name, text, **kind):
+        values = ", ".join(f"{model} {value:g}" for model, value in zip(MODELS, DEFAULTS[name]))
+        group.add_argument(f"--{name}", help=f"{text} (default: {values})", **kind)
+
+    by_model("epochs", "passes over the training images", type=number(int, 1))
+    by_model("hidden", "width of the layers", type=number(int, 1, 4096))
+    by_model("layers", "number of layers", type=number(int, 1, 100))
+    by_model("batch_size", "images a step", type=number(int, 1))
+    by_model("lr", "Adam's highest learning rate", type=number(float, above=0))
+    group = parser.add_argument_group("sampling without training")
+    group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")
+    group.add_argument("--file", metavar="FILE", help="the autoregressive.pt to draw from (default: the run's)")
+    experiment.run_options(parser, BINARY + GREY)
+    args = parser.parse_args(arguments)
+    for name, values in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, values[MODELS.index(args.model)])
+    if args.data != "auto" and (args.data in BINARY) != (args.likelihood == "bernoulli"):
+        kind = "binary data" if args.likelihood == "bernoulli" else "8-bit data"
+        parser.error(f"--likelihood {args.likelihood} is for {kind}, not {args.data}")
+    if args.quick:
+        args.epochs = min(args.epochs, 2)
+    return args
+
+
+if __name__ == "__main__":
+    ARGS = parse_args()
+    experiment.start(main)
