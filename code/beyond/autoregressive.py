@@ -21,8 +21,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "code")]  # `datasets`, and the modules of the three scripts
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules of the three scripts
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `datasets`
 import experiment
 import figures
 from datasets import BINARY, GREY
@@ -33,7 +33,9 @@ from experiment import at_least_float32
 SIDE, PIXELS = 28, 784
 MIXTURE = 10  # logistics a pixel
 LARGEST_GRID = 400
+SIZES = {"model", "likelihood", "n_hidden", "layers"}  # what a saved model says of itself
 MODELS = ["pixelcnn", "markov", "rnn", "conv1d"]
+TITLES = {"pixelcnn": "PixelCNN", "markov": "Memory of two pixels", "rnn": "GRU", "conv1d": "Dilated convolutions"}
 # what each model trains with where the command line says nothing else
 DEFAULTS = {
     "epochs": (10, 5, 5, 5),
@@ -69,11 +71,10 @@ class RNN(nn.Module):
 
     The row above is 28 steps back: showing it saves the memory from having to carry every pixel that far."""
 
-    OFFSETS = (1, SIDE - 1, SIDE, SIDE + 1)
-
     def __init__(self, n_out, n_hidden=128, layers=1):
         super().__init__()
-        self.gru = nn.GRU(len(self.OFFSETS) + 2, n_hidden, layers, batch_first=True)
+        self.offsets = (1, SIDE - 1, SIDE, SIDE + 1)
+        self.gru = nn.GRU(len(self.offsets) + 2, n_hidden, layers, batch_first=True)
         self.out = nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.GELU(), nn.Linear(n_hidden, n_out))
         place = torch.linspace(-1, 1, SIDE)
         places = torch.stack([place.repeat_interleave(SIDE), place.repeat(SIDE)], 1)  # row and column of each pixel
@@ -82,7 +83,7 @@ class RNN(nn.Module):
     def inputs(self, x, start, stop):
         """Of the pixels start..stop - 1: [B, stop - start, 6]."""
         padded = F.pad(x[:, :stop], (SIDE + 1, 0))
-        seen = [padded[:, SIDE + 1 - offset + start : SIDE + 1 - offset + stop] for offset in self.OFFSETS]
+        seen = [padded[:, SIDE + 1 - offset + start : SIDE + 1 - offset + stop] for offset in self.offsets]
         return torch.cat([torch.stack(seen, 2), self.places[start:stop].expand(len(x), -1, -1)], 2)
 
     def forward(self, x):
@@ -97,15 +98,17 @@ class RNN(nn.Module):
 class Conv1d(nn.Module):
     """Causal convolutions over the pixel sequence, two taps each; the distance of the taps doubles from layer to layer.
 
-    1 + 2 + ... + 16 reaches over a row, 28 + 56 + ... + 448 over all rows: any earlier pixel is a sum of such steps."""
+    1 + 2 + ... + 16 reaches over a row, 28 (1 + 2 + ... + 16) over all rows: every earlier pixel is a sum of those."""
 
     def __init__(self, n_out, n_hidden=48, layers=10):
         super().__init__()
-        self.dilations = [(1, 2, 4, 8, 16, 28, 56, 112, 224, 448)[i % 10] for i in range(layers)]
+        self.dilations = [2 ** (i % 5) * (SIDE if i % 10 >= 5 else 1) for i in range(layers)]
         self.first = nn.Linear(1, n_hidden)
         self.taps = nn.ModuleList(nn.Linear(2 * n_hidden, 2 * n_hidden) for _ in self.dilations)
         self.mix = nn.ModuleList(nn.Linear(n_hidden, n_hidden) for _ in self.dilations)
-        self.out = nn.Sequential(nn.LayerNorm(n_hidden), nn.Linear(n_hidden, n_hidden), nn.GELU(), nn.Linear(n_hidden, n_out))
+        self.out = nn.Sequential(
+            nn.LayerNorm(n_hidden), nn.Linear(n_hidden, n_hidden), nn.GELU(), nn.Linear(n_hidden, n_out)
+        )  # fmt: skip
 
     def forward(self, x):
         h = self.first(F.pad(x, (1, 0))[:, :PIXELS, None])  # [B, 784, C]; place d holds pixel d - 1
@@ -135,7 +138,11 @@ class PixelCNN(nn.Module):
 
     A vertical layer has taps in two rows, three columns; a horizontal one two taps; both `dilation` apart."""
 
-    ABOVE, AROUND, LEFT = 3, 3, 4  # what the first layers see: rows above, columns either way of them, pixels to the left
+    ABOVE, AROUND, LEFT = (
+        3,
+        3,
+        4,
+    )  # what the first layers see: rows above, columns either way of them, pixels to the left
 
     def __init__(self, n_out, n_hidden=32, layers=7):
         super().__init__()
@@ -383,6 +390,11 @@ def save_figures(run, title, model, val, snapshots):
     figures.image_grids(run.figure("receptive-field.png"), {caption: shown[None]}, 1)
 
 
+def goodness(row):
+    """What validation chooses by: the higher, the better."""
+    return row["val_log_px"] if "val_log_px" in row else -row["val_bpd"]
+
+
 def main():
     if ARGS.sample:
         return draw_samples()
@@ -417,12 +429,12 @@ def main():
         run.seed(epoch)
         if epoch == 0:
             model.eval()
-            values = epoch_iter(model, train, None), epoch_iter(model, val, None)
+            values = epoch_iter(model, train.subset(5000), None), epoch_iter(model, val, None)
         else:
             values = run_epoch(model, (run.watch(train), val), optimizer, schedule)
         names = ("train_log_px", "val_log_px") if binary else ("train_bpd", "val_bpd")
         run.record(epoch, **dict(zip(names, values if binary else map(bits_per_dim, values))))
-        if better(run):
+        if goodness(run.history[-1]) >= max(map(goodness, run.history)):
             best = {name: value.clone() for name, value in model.state_dict().items()}
         if epoch in (0, ARGS.epochs // 2, ARGS.epochs):
             snapshots[epoch] = model.sample(uniforms).to(torch.uint8).cpu()
@@ -449,17 +461,6 @@ def main():
         )  # fmt: skip
 
 
-TITLES = {"pixelcnn": "PixelCNN", "markov": "Two pixels' memory", "rnn": "GRU", "conv1d": "Dilated convolutions"}
-
-
-def goodness(row):
-    return row["val_log_px"] if "val_log_px" in row else -row["val_bpd"]
-
-
-def better(run):
-    return goodness(run.history[-1]) >= max(map(goodness, run.history))
-
-
 def default_name():
     return ARGS.model + {"bernoulli": "", "logistic-mixture": "-grey", "softmax256": "-softmax256"}[ARGS.likelihood]
 
@@ -468,7 +469,7 @@ def draw_samples():
     """--sample N: a grid from a trained model, without data and without training."""
     path = Path(ARGS.file) if ARGS.file else None
     if path is None:
-        folders = [ROOT / "runs" / data / (ARGS.name or default_name()) for data in BINARY + GREY]
+        folders = [experiment.ROOT / "runs" / data / (ARGS.name or default_name()) for data in BINARY + GREY]
         files = [folder / "autoregressive.pt" for folder in folders]
         path = next((file for file in files if file.exists()), None)
         if path is None:
@@ -483,9 +484,6 @@ def draw_samples():
     target = path.with_name(f"samples-{ARGS.sample}.png")
     figures.picture(target, images, math.ceil(math.sqrt(ARGS.sample)))
     print(f"{ARGS.sample} samples: {experiment.show(target)}")
-
-
-SIZES = {"model", "likelihood", "n_hidden", "layers"}
 
 
 def parse_args(arguments=None):

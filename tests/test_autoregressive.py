@@ -1,0 +1,179 @@
+"""The autoregressive family: who sees whom, probabilities that sum to 1, sampling with and without what was kept."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from beyond import autoregressive as ar
+from conftest import is_one_line
+
+SCRIPT = "beyond/autoregressive.py"
+# deep enough for every earlier pixel of a 28 x 28 image
+DEEP = {"pixelcnn": 12, "rnn": 1, "conv1d": 10}
+
+
+def redrawn(model, likelihood="bernoulli", n_hidden=6, layers=3):
+    torch.manual_seed(1)
+    return ar.Model(model, likelihood, n_hidden, layers).double().eval()
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Images of 3 x 3 pixels."""
+    monkeypatch.setattr(ar, "SIDE", 3)
+    monkeypatch.setattr(ar, "PIXELS", 9)
+
+
+@pytest.mark.parametrize("model", DEEP)
+@pytest.mark.parametrize("d", [0, 5, 28, 300, 419])
+def test_a_pixel_depends_on_all_earlier_ones_and_on_no_other(model, d):
+    net = redrawn(model, layers=DEEP[model])
+    x = torch.randint(0, 2, (3, 784)).double()
+    seen = ar.receptive_field(net, x, d) > 0
+    assert not seen[d:].any()
+    assert seen[:d].all(), (~seen[:d]).nonzero().flatten()
+
+
+def test_the_last_pixel_sees_the_first_and_markov_sees_two():
+    x = torch.randint(0, 2, (3, 784)).double()
+    for model in ("pixelcnn", "conv1d"):
+        assert (ar.receptive_field(redrawn(model, layers=DEEP[model]), x, 783) > 0).sum() == 783
+    assert (ar.receptive_field(redrawn("markov"), x, 300) > 0).nonzero().flatten().tolist() == [298, 299]
+
+
+@pytest.mark.parametrize("likelihood", ["softmax256", "logistic-mixture"])
+@pytest.mark.parametrize("model", ar.MODELS)
+def test_no_output_of_an_8_bit_model_sees_its_own_pixel(model, likelihood):
+    seen = ar.receptive_field(redrawn(model, likelihood), torch.randint(0, 256, (2, 784)).double(), 400) > 0
+    assert not seen[400:].any()
+    assert seen[399]
+
+
+@pytest.mark.parametrize("model", ar.MODELS)
+def test_the_probabilities_of_all_binary_images_sum_to_1(model, small):
+    images = torch.tensor(list(itertools.product([0.0, 1.0], repeat=9)), dtype=torch.float64)
+    with torch.no_grad():
+        log_px = redrawn(model)(images)
+    assert log_px.std() > 0.01  # not all alike
+    assert float(log_px.exp().sum()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.1, 3, 30])
+@pytest.mark.parametrize("likelihood", ["softmax256", "logistic-mixture"])
+def test_the_256_values_of_a_pixel_have_probabilities_that_sum_to_1(likelihood, scale):
+    torch.manual_seed(0)
+    one = ar.LIKELIHOODS[likelihood]
+    a = scale * torch.randn(50, one.outputs, dtype=torch.float64)
+    values = torch.arange(256, dtype=torch.float64)
+    p = one.log_prob(a[:, None].expand(-1, 256, -1), values.expand(50, -1)).exp()
+    torch.testing.assert_close(p.sum(1), torch.ones(50, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(p.cumsum(1)[:, :255], one.cumulative(a), rtol=0, atol=1e-9)
+
+
+def test_the_edge_bins_of_the_mixture_reach_to_infinity():
+    a = torch.zeros(1, 3 * ar.MIXTURE)
+    a[:, ar.MIXTURE : 2 * ar.MIXTURE] = -50  # all means far below -1
+    assert float(ar.LogisticMixture.log_prob(a, torch.zeros(1))) == pytest.approx(0, abs=1e-6)
+    assert float(ar.LogisticMixture.log_prob(-a, torch.full((1,), 255.0))) == pytest.approx(0, abs=1e-6)
+    far = ar.LogisticMixture.log_prob(a, torch.full((1,), 128.0))
+    assert torch.isfinite(far)
+    assert far < -100
+
+
+def test_bernoulli_is_what_it_says():
+    a = torch.tensor([[0.3], [-2.0]])
+    p = torch.sigmoid(a[:, 0])
+    torch.testing.assert_close(ar.Bernoulli.log_prob(a, torch.ones(2)).exp(), p)
+    torch.testing.assert_close(ar.Bernoulli.log_prob(a, torch.zeros(2)).exp(), 1 - p)
+    torch.testing.assert_close(ar.Bernoulli.cumulative(a)[:, 0], 1 - p)
+
+
+@pytest.mark.parametrize("likelihood", ar.LIKELIHOODS)
+@pytest.mark.parametrize("model", ar.MODELS)
+def test_the_step_to_one_pixel_says_what_the_whole_pass_says(model, likelihood):
+    net = redrawn(model, likelihood, layers=10 if model == "conv1d" else 4)
+    x = net.scaled(torch.randint(0, net.likelihood.levels + 1, (2, 784)).double())
+    cache = {}
+    with torch.no_grad():
+        steps = torch.stack([net.net.at(x, d, cache) for d in range(784)], 1)
+        torch.testing.assert_close(steps, net.net(x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("likelihood", ar.LIKELIHOODS)
+@pytest.mark.parametrize("model", ar.MODELS)
+def test_samples_are_the_same_with_and_without_what_was_kept(model, likelihood, small):
+    net, uniforms = redrawn(model, likelihood), torch.rand(40, 9, dtype=torch.float64)
+    kept, naive = net.sample(uniforms), net.sample(uniforms, cached=False)
+    assert torch.equal(kept, naive)
+    assert len(kept.unique()) > 1
+    assert kept.min() >= 0
+    assert kept.max() <= net.likelihood.levels
+    known = torch.full_like(uniforms, float(net.likelihood.levels))
+    completed = [net.sample(uniforms, known, 4, cached=cached) for cached in (True, False)]
+    assert torch.equal(*completed)
+    assert torch.equal(completed[0][:, :4], known[:, :4])
+
+
+def test_samples_occur_as_often_as_their_probability_says(small):
+    net = redrawn("pixelcnn")
+    net.net.out[-1].weight.data *= 5
+    images = torch.tensor(list(itertools.product([0.0, 1.0], repeat=9)), dtype=torch.float64)
+    drawn = net.sample(torch.rand(8000, 9, dtype=torch.float64))
+    places = (drawn * 2.0 ** torch.arange(8, -1, -1)).sum(1).long()
+    shares = torch.bincount(places, minlength=512) / 8000
+    p = net(images).exp().detach()
+    assert (shares - p).abs().max() < 5 * (p.max() / 8000) ** 0.5
+
+
+def test_every_image_of_an_epoch_counts_the_same():
+    net = redrawn("markov").float()
+    x = torch.randint(0, 2, (5, 1, 28, 28)).float()
+    whole = float(net(x.flatten(1)).mean().detach())
+    assert ar.epoch_iter(net, [x[:4], x[4:]], None) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("model", ar.MODELS)
+def test_a_gradient_reaches_every_parameter(model):
+    net = redrawn(model)
+    net(torch.randint(0, 2, (2, 784)).double()).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.parameters())
+
+
+def words(name, *more):
+    return ["--quick", "--data", "glyphs-binary", "--name", name, "--hidden", "4", "--layers", "2", *more]
+
+
+def test_killed_and_resumed_it_ends_with_the_same_numbers(checkout):
+    runs = checkout.folder / "runs" / "quick" / "glyphs-binary"
+    done = checkout.run(SCRIPT, *words("whole"))
+    assert done.returncode == 0, done.stderr
+    child = checkout.start_until(SCRIPT, *words("killed"), rows=2, folder="quick/glyphs-binary/killed")
+    child.kill()
+    child.communicate()
+    done = checkout.run(SCRIPT, *words("killed", "--resume"))
+    assert done.returncode == 0, done.stderr
+    assert (runs / "killed" / "metrics.csv").read_bytes() == (runs / "whole" / "metrics.csv").read_bytes()
+    results = json.loads((runs / "whole" / "results.json").read_text())
+    assert results["script"] == SCRIPT
+    assert -784 < results["final"]["test_log_likelihood"] < 0
+    curve = results["curves"]["val_log_px"]
+    assert curve[-1] > curve[0]
+    for figure in ("likelihood.pdf", "samples.png", "completions.png", "receptive-field.png"):
+        assert (runs / "whole" / "figures" / figure).stat().st_size > 500
+    drawn = checkout.run(SCRIPT, "--sample", "4", "--file", runs / "whole" / "autoregressive.pt")
+    assert drawn.returncode == 0, drawn.stderr
+    assert (runs / "whole" / "samples-4.png").stat().st_size > 200
+    wrong = checkout.run(SCRIPT, "--sample", "4", "--file", runs / "whole" / "checkpoint.pt")
+    assert wrong.returncode == 2
+    assert is_one_line(wrong.stderr)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--likelihood softmax256 --data bmnist", "--data mnist", "--model lstm", "--layers 0"]
+)
+def test_wrong_words_are_refused_in_one_line(wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        ar.parse_args(wrong.split())
+    assert stop.value.code == 2
+    assert is_one_line(capsys.readouterr().err)
