@@ -8,12 +8,12 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-SCRIPTS = sorted(path.stem for path in ROOT.glob("code/a3_*_template.py"))
-PRINTED = re.compile(r"python code/(\w+)\.py((?: -[-\w]+(?: [\w.]+)?)*)(?=`|\s\s|\n)")
+SCRIPTS = [*sorted(path.stem for path in ROOT.glob("code/a3_*_template.py")), "beyond/autoregressive"]
+PRINTED = re.compile(r"python code/([\w/]+)\.py((?: -[-\w]+(?: [\w.]+)?)*)(?=`|\s\s|\n)")
 
 
 def printed_commands():
-    for path in [ROOT / "README.md", *ROOT.glob("code/*.py")]:
+    for path in [ROOT / "README.md", *ROOT.glob("code/**/*.py")]:
         for script, words in PRINTED.findall(path.read_text()):
             if script in SCRIPTS and "{" not in words:
                 yield script, tuple(words.split())
@@ -21,7 +21,7 @@ def printed_commands():
 
 @pytest.mark.parametrize(("script", "words"), sorted(set(printed_commands())), ids=str)
 def test_every_printed_command_parses(script, words):
-    args = importlib.import_module(script).parse_args(list(words))
+    args = importlib.import_module(script.replace("/", ".")).parse_args(list(words))
     assert args.seed == 42
 
 

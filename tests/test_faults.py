@@ -127,9 +127,9 @@ def option_names(module):
     return sorted({word.strip(",") for word in help_text.getvalue().split() if word.startswith("--")} - {"--help"})
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "beyond/autoregressive.py"])
 def test_any_words_give_settings_or_one_line_and_status_2(script):
-    module = importlib.import_module(script.removesuffix(".py"))
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     names = option_names(module)
     assert "--seed" in names
     arguments = st.lists(st.one_of(st.sampled_from(names), WORDS, st.tuples(st.sampled_from(names), WORDS)), max_size=6)
