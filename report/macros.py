@@ -43,7 +43,7 @@ FORMULAS = {
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # times 10^8 multiplications
     "region_2": 0.1**2,
     "bits_of_levels": 8,
-    "vae_weight_decay": 0.02,  # a3_vae_template.py has no option for it
+    "vae_weight_decay": "0.02",  # a3_vae_template.py has no option for it
 }
 
 
@@ -73,6 +73,8 @@ def define(name, key, value):
         return [line for inner, v in value.items() for line in define(name, f"{key}/{inner}" if key else inner, v)]
     if isinstance(value, list):
         return []
+    if key.startswith("settings/") and isinstance(value, float) and value >= 0.01:
+        value = f"{value:g}"  # chosen, not measured: 0.02, not 0.020
     return [rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value, key.split('/')[-1])}}}"]
 
 

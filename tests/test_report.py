@@ -212,7 +212,7 @@ def test_numbers_become_macros(tmp_path):
         "run": "r",
         "data": "glyphs",
         "seconds": 12.345,
-        "settings": {"lr": 0.0015, "alpha": 1e-5, "name": "a_b"},
+        "settings": {"lr": 0.0015, "alpha": 1e-5, "name": "a_b", "weight_decay": 0.02},
         "curves": {"loss": [None, 1.5, 0.25]},
         "final": {"a": -97.123, "b": None, "c": 1234567, "d": [1, 2]},
     }
@@ -227,6 +227,7 @@ def test_numbers_become_macros(tmp_path):
         "r/settings/lr": "0.0015",
         "r/settings/alpha": r"\ensuremath{10^{-5}}",
         "r/settings/name": r"a\_b",
+        "r/settings/weight_decay": "0.02",
         "r/first/loss": "1.50",
         "r/last/loss": "0.250",
         "r/data_title": "glyph digits drawn from fonts",
