@@ -101,13 +101,15 @@ def number(kind, low=None, high=None, above=None, below=None):
     return convert
 
 
-def run_options(parser, data_names):
-    """The options that all scripts share."""
-    group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data", default="auto", choices=["auto", *data_names], help="which data; auto: the best at hand"
-    )
-    group.add_argument("--data-root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
+def run_options(parser, data_names=()):
+    """The options that all scripts share; those about data only where there are some."""
+    parser.set_defaults(data_root=None)
+    if data_names:
+        group = parser.add_argument_group("data")
+        group.add_argument(
+            "--data", default="auto", choices=["auto", *data_names], help="which data; auto: the best at hand"
+        )
+        group.add_argument("--data-root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     group = parser.add_argument_group("run")
     group.add_argument("--name", help="name of the run's folder (default: by model)")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=42, help="start of all random numbers")

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-SCRIPTS = [*sorted(path.stem for path in ROOT.glob("code/a3_*_template.py")), "beyond/autoregressive"]
+SCRIPTS = [*sorted(path.stem for path in ROOT.glob("code/a3_*_template.py")), "beyond/autoregressive", "beyond/flow_2d"]
 PRINTED = re.compile(r"python code/([\w/]+)\.py((?: -[-\w]+(?: [\w.]+)?)*)(?=`|\s\s|\n)")
 
 

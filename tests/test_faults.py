@@ -127,7 +127,7 @@ def option_names(module):
     return sorted({word.strip(",") for word in help_text.getvalue().split() if word.startswith("--")} - {"--help"})
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "beyond/autoregressive.py"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "beyond/autoregressive.py", "beyond/flow_2d.py"])
 def test_any_words_give_settings_or_one_line_and_status_2(script):
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     names = option_names(module)
