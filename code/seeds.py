@@ -59,6 +59,7 @@ def summary(results):
     finals = [{**r["final"], **({"seconds": r["seconds"]} if alike else {})} for r in results]
     is_number = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
     keys = [key for key in finals[0] if all(is_number(final.get(key)) for final in finals)]
+    keys = [key for key in keys if alike or not key.startswith("seconds")]
     if "eval_samples" in different:  # estimates of log p(x) from different numbers of samples do not compare
         keys = [key for key in keys if key not in ("eval_samples", "test_log_likelihood")]
     lines = {key: [final[key] for final in finals] for key in keys}

@@ -114,8 +114,11 @@ def test_mean_and_spread_over_seeds():
     assert line["seconds"]["mean"] == 20
     assert "null" not in line
     assert "counts" not in line
+    for result in results:
+        result["final"]["seconds_to_1_85"] = 70.0
+    assert seeds.summary(results)["seconds_to_1_85"]["mean"] == 70
     results[0]["threads"] = 1  # seconds of one thread and of two do not compare
-    assert "seconds" not in seeds.summary(results)
+    assert not {"seconds", "seconds_to_1_85"} & set(seeds.summary(results))
 
 
 def test_seeds_with_different_settings_are_not_averaged():
