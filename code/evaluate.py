@@ -190,6 +190,7 @@ def evaluate(run, folder, results, device):
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),
         "processor": torch.cuda.get_device_name() if device.type == "cuda" else experiment.processor(),
         "threads": torch.get_num_threads(), "torch": torch.__version__, "commit": experiment.git_commit(),
+        "peak_megabytes": experiment.peak_megabytes(),  # of this process so far
         "likelihood": likelihood(results["final"]), "quality": figures_,
     }  # fmt: skip
     return entry, {what: images[:SHOWN] for what, (images, _) in samples.items()}, path

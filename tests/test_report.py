@@ -159,6 +159,8 @@ def test_published_figures_beside_the_runs_belong_to_them():
         assert entry["data"] in publish.RUNS
         assert entry["quick"] is False
         assert (entry["parameters"], entry["training_seconds"]) == (runs[run]["parameters"], runs[run]["seconds"])
+        assert (entry.get("peak_megabytes") or 0) < 3000
+    assert all((result.get("peak_megabytes") or 0) < 2000 for result in runs.values())
     for run, line in publish.read("seeds").items():
         assert line["data"] in publish.RUNS
         assert len(line[tables.KEYS[run]]["values"]) == 3
