@@ -69,7 +69,12 @@ def load_nf(folder, _):
     state = experiment.load_checked(path)
     model = nf.Model([784], **part(state, "sizes", path))
     experiment.fill(model, part(state, "state", path), path)
-    return lambda z: model.decode(z) / 255, 784, model
+
+    def decode(z):
+        with experiment.autocast(z.device):  # as Model.sample does
+            return model.decode(z) / 255
+
+    return decode, 784, model
 
 
 # the standard runs, in the order of the rows: how their weights are read, which data they may have, the best first
