@@ -3,6 +3,8 @@
 Nothing is measured here, and only the standard library is used.
 """
 
+import re
+
 TITLES = {
     "vae-z20": "VAE, z = 20",
     "vae-z2": "VAE, z = 2",
@@ -175,7 +177,7 @@ def latex(header, rows):
             cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("Frechet", "Fréchet")
             for cell in row
         )
-        return " & ".join(f"${cell}$" if cell[:1] == "-" and cell[1:2].isdigit() else cell for cell in escaped) + r" \\"
+        return " & ".join(re.sub(r"^-(?=\d)", "$-$", cell) for cell in escaped) + r" \\"
 
     columns = "".join("l" if any(row[i][:1].isalpha() for row in rows) else "r" for i in range(len(header)))
     body = [cells(header), r"\midrule", *map(cells, rows)]

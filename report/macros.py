@@ -73,7 +73,7 @@ def define(name, key, value):
         return [line for inner, v in value.items() for line in define(name, f"{key}/{inner}" if key else inner, v)]
     if isinstance(value, list):
         return []
-    if key.startswith("settings/") and isinstance(value, float) and value >= 0.01:
+    if key.startswith("settings/") and isinstance(value, float) and not 0 < value < 0.01:
         value = f"{value:g}"  # chosen, not measured: 0.02, not 0.020
     return [rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value, key.split('/')[-1])}}}"]
 

@@ -192,6 +192,7 @@ def test_tables_name_other_data_and_have_three_layouts():
         assert len(tables.markdown(*table).splitlines()) == len(rows) + 2
         assert len(tables.plain(*table).splitlines()) == len(rows) + 1
         assert tables.latex(*table).count(r"\\") == len(rows) + 1
+    assert "$-$1.50, spread 2 & - & 3" in tables.latex(["a", "b", "c"], [["-1.50, spread 2", "-", "3"]])
     # images judged against the same data stand together, training images first
     _, rows = tables.quality(comparison)
     assert [row[0] for row in rows] == ["training images", "VAE, z = 20, means", "RealNVP, checkerboard",
