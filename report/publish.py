@@ -74,6 +74,11 @@ def machines(found):
     return "Trained on: " + "; ".join(f"{place} ({', '.join(names)})" for place, names in places.items()) + "."
 
 
+def digits(key):
+    """Behind the point: bits per dimension differ in the third one."""
+    return 3 if "bpd" in key else 2
+
+
 def table(found):
     """README's results table: every figure of ours from a file in report/results."""
     header = ["model", "measure", "ours", "the course's bar", "public solutions", "the literature", "training",
@@ -83,9 +88,10 @@ def table(found):
         if run not in found:
             continue
         result = found[run]
-        place = f"{result['seconds']:.0f} s, {result['device']}, {result['threads']} threads"
+        threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+        place = f"{result['seconds']:.0f} s, {result['device']}, {threads}"
         first = [tables.TITLES[run], place, f"{result['parameters']:,}"] if run != last else ["", "", ""]
-        value = f"**{result['final'][key]:.2f}**"
+        value = f"**{result['final'][key]:.{digits(key)}f}**"
         lines.append([first[0], measure.format(**result["final"]), value, *others, *first[1:]])
         last = run
     return tables.markdown(header, lines)
@@ -118,7 +124,8 @@ def spread(seeds):
     for run, line in seeds.items():
         key = tables.KEYS[run]
         values = line[key]
-        parts.append(f"{tables.TITLES[run]} {values['mean']:.2f} ± {values['spread'] / 2:.2f} {tables.MEASURES[key]}")
+        mean, half = (f"{value:.{digits(key)}f}" for value in (values["mean"], values["spread"] / 2))
+        parts.append(f"{tables.TITLES[run]}: {mean} ± {half} {tables.MEASURES[key]}")
     return f"Three seeds each, validation, mean and half the spread: {'; '.join(parts)}." if parts else ""
 
 

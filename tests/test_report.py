@@ -128,7 +128,7 @@ def test_publishing_takes_what_belongs_to_the_published_runs_and_nothing_else(tm
     readme = (tmp_path / "README.md").read_text()
     assert "| RealNVP, checkerboard | **7.2** ± 0.2 | 7,250 | 1,000 |" in readme
     assert "a processor, 2 threads, torch 2.99.0)" in readme
-    assert "RealNVP, checkerboard 1.50 ± 0.50 bits per dimension" in readme
+    assert "RealNVP, checkerboard: 1.500 ± 0.500 bits per dimension" in readme
     assert "| VAE, z = 20, draws |" in readme
     assert (tmp_path / "report" / "figures" / "comparison" / "samples.png").exists()
     assert (tmp_path / "report" / "figures" / "bench" / "growth.pdf").exists()
