@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = {".git", ".venv", "data", "runs", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
+LEFT_OUT = {".git", "data", "runs", "build", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
 FORMS = {".py", ".md", ".txt", ".toml", ".tex", ".bib", ".sty", ".json", ".pdf", ".png", ".gif", ""}
 
 
@@ -21,10 +21,11 @@ def main():
     if not (ROOT / "report" / "report.pdf").exists():
         sys.exit("report/report.pdf is missing: make report")
     target = ROOT / f"{name}_assignment3.zip"
+    environments = {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}  # .venv, or whatever its name is
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(ROOT.rglob("*")):
             inside = path.relative_to(ROOT)
-            if path.is_file() and not LEFT_OUT & set(inside.parts) and path.suffix in FORMS:
+            if path.is_file() and not (LEFT_OUT | environments) & set(inside.parts) and path.suffix in FORMS:
                 archive.write(path, Path(target.stem) / inside)
     print(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB")
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,11 @@ def empty_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def heed_interrupts():
+    """Tests that were started with nohup ignore Ctrl-C, and so would the scripts that they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Checkout:
     """Runs scripts as a user would, in a folder whose name has a space and letters beyond ASCII."""
 
@@ -52,7 +58,7 @@ class Checkout:
     def start(self, script, *options, **how):
         return subprocess.Popen(
             self.command(script, *options), env=self.environment, cwd=how.pop("cwd", self.folder), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts, **how,
         )  # fmt: skip
 
     def run(self, script, *options, **how):

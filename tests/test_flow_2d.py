@@ -54,7 +54,7 @@ def test_the_density_of_a_flow_with_any_weights_has_mass_1():
 
 
 def test_a_target_has_mass_1_and_its_points_follow_its_density(target):
-    points, area = flow_2d.grid(800)
+    points, area = flow_2d.grid(400)
     mass = target.log_prob(points).exp() * area
     assert float(mass.sum()) == pytest.approx(1, abs=0.01)
     torch.manual_seed(0)

@@ -248,11 +248,15 @@ def submission(folder, *words):
 
 def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path):
     root = tmp_path / "checkout"
-    ignored = shutil.ignore_patterns(".git", ".venv", "data", "runs", "__pycache__", ".*_cache", ".hypothesis", "build")
+    ignored = shutil.ignore_patterns(".git", ".[hv]*", "data", "runs", "__pycache__", ".*_cache", "build")
     shutil.copytree(ROOT, root, ignore=ignored)
     (root / "data").mkdir()
     (root / "data" / "big.cache").write_text("x")
     (root / "runs").mkdir()
+    for environment in (".venv", ".venv-oldest"):
+        (root / environment).mkdir()
+        (root / environment / "pyvenv.cfg").write_text("home = /usr/bin")
+        (root / environment / "library.py").write_text("")
     (root / "report" / "report.pdf").write_bytes(b"%PDF-1.5")
     for words, message in (((), "NAME=lastname"), (("../x",), "NAME=lastname"), (("bloggs",), "still the example")):
         refused = submission(root, *words)
@@ -269,7 +273,7 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path):
         "tests/test_vae.py",
     ):
         assert needed in names
-    assert not any(name.startswith(("data/", "runs/", ".git/")) for name in names)
+    assert not any(name.startswith(("data/", "runs/", ".git/", ".venv")) for name in names)
 
     # and what it holds works where there is nothing else
     with zipfile.ZipFile(root / "bloggs_assignment3.zip") as archive:
