@@ -98,7 +98,8 @@ def curves(
     for height, text in marks:
         detailed.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
         detailed.annotate(
-            text, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8,
+            text, (1, height), xycoords=("axes fraction", "data"), ha="right", fontsize=8,
+            va="bottom" if detailed is axes else "top",  # in an inset the points' texts stand above
             annotation_clip=True,  # a mark outside the axes is left out
         )  # fmt: skip
     for place, height, text in points:

@@ -56,7 +56,7 @@ def summary(results):
         names = ", ".join(sorted(set(different) - {"seed"}))
         raise experiment.UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
     alike = len({(r["threads"], r["device"]) for r in results}) == 1  # else their seconds do not compare
-    finals = [{**r["final"], **({"seconds": r["seconds"]} if alike else {})} for r in results]
+    finals = [{**r["final"], "seconds": r["seconds"]} for r in results]
     is_number = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
     keys = [key for key in finals[0] if all(is_number(final.get(key)) for final in finals)]
     keys = [key for key in keys if alike or not key.startswith("seconds")]

@@ -127,7 +127,7 @@ def of_the_user(quick):
     lines, links, banner = [], ROOT / "runs" / "report-figures", None
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    for name in tables.TITLES.keys() - set(ONLY_PUBLISHED):
+    for name in (name for name in tables.TITLES if name not in ONLY_PUBLISHED):
         for data in tables.DATA:  # the real ones first
             folder = top / data / name
             if (folder / "results.json").exists():

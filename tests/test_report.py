@@ -239,6 +239,8 @@ def test_numbers_become_macros(tmp_path):
     }.items():
         assert rf"val/{name}\endcsname{{{value}}}" in lines
     assert r"val/r/d\endcsname" not in lines
+    constant = f"weight_decay={macros.FORMULAS['vae_weight_decay']}, "
+    assert constant in (ROOT / "code" / "a3_vae_template.py").read_text()  # no results file holds it
 
 
 def submission(folder, *words):

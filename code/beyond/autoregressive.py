@@ -23,6 +23,8 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules of the three scripts
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `datasets`
+from a3_nf_template import bits_per_dim, stage_name
+
 import experiment
 import figures
 from datasets import BINARY, GREY
@@ -138,11 +140,7 @@ class PixelCNN(nn.Module):
 
     A vertical layer has taps in two rows, three columns; a horizontal one two taps; both `dilation` apart."""
 
-    ABOVE, AROUND, LEFT = (
-        3,
-        3,
-        4,
-    )  # what the first layers see: rows above, columns either way of them, pixels to the left
+    ABOVE, AROUND, LEFT = 3, 3, 4  # the first layers see: rows above, columns either way, pixels to the left
 
     def __init__(self, n_out, n_hidden=32, layers=7):
         super().__init__()
@@ -300,11 +298,6 @@ class Model(nn.Module):
         return x
 
 
-def bits_per_dim(log_px, dimensions=PIXELS):
-    """Nats per image to bits per dimension."""
-    return -log_px / (dimensions * math.log(2))
-
-
 def epoch_iter(model, data, optimizer, schedule=None):
     """One pass over `data`, learning if the model is in training mode. Returns the average log p(x) in nats."""
     device = next(model.parameters()).device
@@ -356,11 +349,6 @@ def seconds_per_sample_pixel(model, uniforms, pixels=24):
         for _ in range(pixels):
             model.net(scaled)
     return kept, (time.perf_counter() - start) / pixels
-
-
-def stage_name(epoch, epochs):
-    names = {0: "untrained", epochs // 2: "half-way", epochs: "end"}
-    return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
 
 
 def save_figures(run, title, model, val, snapshots):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules of the three scripts
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `datasets`
@@ -61,8 +61,8 @@ class Flow(nn.Module):
         """Where points of the noise are after each coupling on their way to the data: layers + 1 times [N, 2].
 
         Axes that have changed places are put back, so that only what a coupling does is seen."""
-        ldj, places, swapped = torch.zeros_like(z[:, 0]), [z], len(self.layers) % 2
-        places[0] = z.flip(1) if swapped else z
+        ldj, swapped = torch.zeros_like(z[:, 0]), len(self.layers) % 2
+        places = [z.flip(1) if swapped else z]
         for layer in reversed(self.layers):
             z, ldj = layer(z.flip(1), ldj, reverse=True)
             swapped = 1 - swapped
@@ -142,7 +142,7 @@ def picture(path, largest=64):
         with Image.open(path) as image:
             image.thumbnail((largest, largest))
             darkness = 255 - torch.from_numpy(np.array(image.convert("L"))).float()
-    except (OSError, ValueError, Image.DecompressionBombError, UnidentifiedImageError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or "is no picture that Pillow can read"
         raise experiment.UserError(f"--image {path}: {why}") from None
     darkness[darkness < 64] = 0  # paper is never quite white
@@ -208,8 +208,8 @@ def save_line(path):
     figures.finish(figure, path)
 
 
-def bare(axis, title, reach=REACH):
-    axis.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+def bare(axis, title):
+    axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal", xticks=[], yticks=[])
     axis.set_title(title, fontsize=8)
     axis.grid(False)
     axis.spines[:].set_visible(False)
