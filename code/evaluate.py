@@ -1,10 +1,12 @@
 """Judge the finished runs side by side: images, likelihood, size, time.
 
-    python code/evaluate.py            every finished standard run, real data first; what `make` calls at its end
-    python code/evaluate.py --quick    the same for quick runs
+    python code/evaluate.py                 every finished standard run, real data first; `make` calls it at its end
+    python code/evaluate.py --quick         the same for quick runs
+    python code/evaluate.py --only nf gan   these runs; what comparison.json says of others stays
 
 Reads runs/<data>/<run>/ and writes runs/comparison/: comparison.json (one entry a run), tables as Markdown and LaTeX,
-and figures/ with samples and interpolations, one row a model. Test images are the reference here: the models were
+and figures/ with samples and interpolations, one row a model; models that the assignment does not ask for have a
+figure of their own. Test images are the reference here: the models were
 chosen before, by validation images, and nothing is chosen by what stands here.
 
 Samples are compared with real images of their own kind, in the features of a classifier of that kind, beside the same
@@ -30,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies 
 import a3_gan_template as gan
 import a3_nf_template as nf
 import a3_vae_template as vae
+from beyond import autoregressive
 
 import experiment
 import figures
@@ -77,6 +80,17 @@ def load_nf(folder, _):
     return decode, 784, model
 
 
+def load_autoregressive(folder, _):
+    path = folder / "autoregressive.pt"
+    model = autoregressive.load_model(path)
+
+    def decode(z):
+        """One normal number a pixel; its distribution function makes the uniform number that a pixel is drawn by."""
+        return model.sample(torch.special.ndtr(z)) / model.likelihood.levels
+
+    return decode, 784, model
+
+
 # the standard runs, in the order of the rows: how their weights are read, which data they may have, the best first
 RUNS = {
     "vae-z20": (load_vae, BINARY),
@@ -84,6 +98,13 @@ RUNS = {
     "gan": (load_gan, GREY),
     "nf": (load_nf, GREY),
     "nf-multiscale": (load_nf, GREY),
+}
+BEYOND = {
+    "pixelcnn": (load_autoregressive, BINARY),
+    "markov": (load_autoregressive, BINARY),
+    "rnn": (load_autoregressive, BINARY),
+    "conv1d": (load_autoregressive, BINARY),
+    "pixelcnn-grey": (load_autoregressive, GREY),
 }
 
 
@@ -132,30 +153,33 @@ def judged(images, data, device):
 
 def likelihood(final):
     """What kind of likelihood the model has, with the run's own figures: measured once, when it ended."""
-    if "test_bpd" in final:
+    if "test_bpd_8" in final:
         known = {name: final[name] for name in ("val_bpd", "test_bpd", "test_bpd_8")}
         return {"kind": "exact", "unit": "bits per dimension of 8-bit images, dequantised", **known}
+    if "test_bpd" in final:
+        known = {name: final[name] for name in ("val_bpd", "test_bpd")}
+        return {"kind": "exact", "unit": "bits per dimension of 8-bit images", **known}
     if "test_elbo" in final:
         known = {name: final[name] for name in ("val_elbo", "test_elbo", "test_log_likelihood", "eval_samples")}
         bits = {f"{name}_bits_per_pixel": -known[name] * BITS_A_NAT for name in ("test_elbo", "test_log_likelihood")}
         return {"kind": "bound and importance estimate", "unit": "nats per binary image", **known, **bits}
+    if "test_log_likelihood" in final:
+        known = {name: final[name] for name in ("val_log_likelihood", "test_log_likelihood")}
+        bits = {"test_log_likelihood_bits_per_pixel": -known["test_log_likelihood"] * BITS_A_NAT}
+        return {"kind": "exact", "unit": "nats per binary image", **known, **bits}
     return {"kind": "none"}
 
 
 @torch.no_grad()
-def images_from(decode, z, device):
-    """Images [n, 784] in 0..1 on the CPU, a thousand at a time."""
-    return torch.cat([decode(codes.to(device)).flatten(1).cpu() for codes in z.split(1000)])
-
-
-def seconds_per_1000(decode, dimensions, device):
-    """Median of five, after a warm-up; the copy to the CPU is the end of a GPU's work."""
-    times = []
-    for _ in range(6):
+def images_from(decode, z, device, times=None):
+    """Images [n, 784] in 0..1 on the CPU, a thousand at a time; `times` takes the seconds of each thousand."""
+    parts = []
+    for codes in z.split(1000):
         start = time.perf_counter()
-        images_from(decode, torch.randn(1000, dimensions), device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+        parts.append(decode(codes.to(device)).flatten(1).cpu())  # the copy to the CPU is the end of a GPU's work
+        if times is not None:
+            times.append(time.perf_counter() - start)
+    return torch.cat(parts)
 
 
 def interpolation(decode, dimensions, judge, device):
@@ -170,26 +194,29 @@ def interpolation(decode, dimensions, judge, device):
 
 def evaluate(run, folder, results, device):
     """(the run's entry in comparison.json, rows of samples, a row of interpolation or None)."""
-    decode, dimensions, model = RUNS[run][0](folder, results)
+    decode, dimensions, model = {**RUNS, **BEYOND}[run][0](folder, results)
     model.to(device).eval()
-    data = results["data"]
+    data, has_codes, times = results["data"], run in RUNS, []
     # the seed of the run's own last look: a GAN is judged by the very samples that it was judged by then
     experiment.seed_epoch(results["seed"], results["epochs"] + 1)
-    images = images_from(decode, torch.randn(1000 if ARGS.quick else 10000, dimensions), device)
-    if data in BINARY:
+    images = images_from(decode, torch.randn(1000 if ARGS.quick else 10000, dimensions), device, times)
+    if data in BINARY and not has_codes:
+        samples = {"draws": (images, data)}
+    elif data in BINARY:
         samples = {"means": (images, GREY_OF[data]), "draws": (torch.bernoulli(images), data)}
     else:
         samples = {"samples": (images, data)}
     figures_, path = {}, None
     try:
         figures_ = {what: judged(images, against, device) for what, (images, against) in samples.items()}
-        path = interpolation(decode, dimensions, reference(GREY_OF.get(data, data), ARGS.quick, device)[0], device)
+        if has_codes:
+            path = interpolation(decode, dimensions, reference(GREY_OF.get(data, data), ARGS.quick, device)[0], device)
     except DataError as error:  # the data of an older run may be gone
         print(f"{run}: its images are not judged, {error}")
-    seconds = seconds_per_1000(decode, dimensions, device)
+    seconds = statistics.median(times)
     entry = {
         "data": data, "quick": results["quick"], "seed": results["seed"], "run_commit": results["commit"],
-        "parameters": results["parameters"], "latent_dimensions": dimensions,
+        "parameters": results["parameters"], "latent_dimensions": dimensions if has_codes else None,
         "training_seconds": results["seconds"],
         "training_device": f"{results['device']} ({results['processor']}, {results['threads']} threads)",
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),
@@ -201,38 +228,54 @@ def evaluate(run, folder, results, device):
     return entry, {what: images[:SHOWN] for what, (images, _) in samples.items()}, path
 
 
-def save_figures(folder, rows, paths, data):
+def save_figures(folder, comparison, rows, paths):
     """One row a model: samples (the same seed, not chosen), and the way from one digit to another."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    title = " and ".join(dict.fromkeys(tables.DATA[name] for name in data))
-    for name, shown, what in (
-        ("samples.png", rows, "samples, not selected"),
-        ("interpolations.png", paths, f"from {ENDS[0]} to {ENDS[1]} in latent space"),
+    for name, runs, shown, what in (
+        ("samples.png", RUNS, rows, "samples, not selected"),
+        ("beyond.png", BEYOND, rows, "samples, not selected"),
+        ("interpolations.png", RUNS, paths, f"from {ENDS[0]} to {ENDS[1]} in latent space"),
     ):
+        shown = {label: images for run in runs for label, images in shown.get(run, {}).items()}
         if shown:
+            title = " and ".join(dict.fromkeys(tables.DATA[comparison[run]["data"]] for run in runs if run in rows))
             figures.image_rows(folder / "figures" / name, shown, f"{title}: {what}")
+
+
+def judged_before(path):
+    """What comparison.json says so far."""
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError, TypeError):
+        raise experiment.UserError(f"{experiment.show(path)} is damaged: delete it") from None
 
 
 def main():
     device, why = experiment.choose_device(ARGS.device)
     print(f"Device: {device} ({why})")
-    found = {run: find(run, names, ARGS.quick) for run, (_, names) in RUNS.items()}
-    missing = [run for run, place in found.items() if place is None]
-    if len(missing) == len(RUNS):
+    everything = {**RUNS, **BEYOND}
+    wanted = ARGS.only or list(everything)
+    if unknown := set(wanted) - set(everything):
+        raise experiment.UserError(f"no standard run is called {', '.join(sorted(unknown))}")
+    found = {run: find(run, everything[run][1], ARGS.quick) for run in everything if run in wanted}
+    missing = [run for run, place in found.items() if place is None and (ARGS.only or run in RUNS)]
+    if not any(found.values()):
         raise experiment.UserError("no finished run in runs/: train one first, python code/a3_vae_template.py for one")
     if missing:
         print(f"Not finished, so not judged: {', '.join(missing)}")
-    comparison, rows, paths = {}, {}, {}
+    folder = experiment.ROOT / "runs" / ("quick" if ARGS.quick else ".") / "comparison"
+    comparison, rows, paths = judged_before(folder / "comparison.json") if ARGS.only else {}, {}, {}
     for run, place in found.items():
         if place is None:
             continue
         comparison[run], samples, path = evaluate(run, *place, device)
-        for what, images in samples.items():
-            rows[tables.TITLES[run] + ("" if what == "samples" else f", {what}")] = images
+        rows[run] = {
+            tables.TITLES[run] + ("" if what == "samples" else f", {what}"): images for what, images in samples.items()
+        }
         if path is not None:
-            paths[tables.TITLES[run]] = path
-    folder = experiment.ROOT / "runs" / ("quick" if ARGS.quick else ".") / "comparison"
-    save_figures(folder, rows, paths, [entry["data"] for entry in comparison.values()])
+            paths[run] = {tables.TITLES[run]: path}
+    comparison = {run: comparison[run] for run in everything if run in comparison}  # in the order of the rows
+    save_figures(folder, comparison, rows, paths)
     experiment.write_atomically(folder / "comparison.json", json.dumps(comparison, indent=1).encode())
     shown = [layout(comparison) for layout in (tables.quality, tables.likelihood, tables.cost)]
     note = tables.note(comparison)
@@ -245,6 +288,7 @@ def main():
 def parse_args(arguments=None):
     parser = experiment.Parser(__doc__)
     parser.add_argument("--quick", action="store_true", help="judge the quick runs, with fewer images")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="judge these runs alone, keep the lines of others")
     parser.add_argument("--data-root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     return parser.parse_args(arguments)

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies 
 import experiment
 from datasets import load
 from experiment import ROOT
-from standard_runs import BINARY_SCRIPTS, RUNS
+from standard_runs import RUNS
 
 SEEDS = (42, 43, 44)
 
@@ -30,8 +30,8 @@ def name_of(run, seed):
     return run if seed == SEEDS[0] else f"{run}-seed{seed}"
 
 
-def data_of(script):
-    return "bmnist" if script in BINARY_SCRIPTS else "mnist"
+def data_of(binary):
+    return "bmnist" if binary else "mnist"
 
 
 def read(folder, seed):
@@ -71,8 +71,8 @@ def summary(results):
     }  # fmt: skip
 
 
-def train(run, script, options, seed, folder):
-    command = [sys.executable, str(ROOT / "code" / script), "--data", data_of(script), "--name", folder.name,
+def train(script, options, seed, folder):
+    command = [sys.executable, str(ROOT / "code" / script), "--data", folder.parent.name, "--name", folder.name,
                "--seed", str(seed), "--resume", *options]  # fmt: skip
     if subprocess.run(command).returncode:
         raise experiment.Trouble(f"{folder.name} stopped: see the lines above; run this again to go on")
@@ -97,13 +97,13 @@ def main():
             load(data)  # stops here, not after hours, where the real data are missing
     path = ROOT / "runs" / "seeds.json"
     before, table = earlier(path), {}
-    for run, script, options, *_ in RUNS:
+    for run, script, binary, options, *_ in RUNS:
         found = []
         for seed in SEEDS:
-            folder = ROOT / "runs" / data_of(script) / name_of(run, seed)
+            folder = ROOT / "runs" / data_of(binary) / name_of(run, seed)
             results = read(folder, seed)
             if results is None and not ARGS.collect and (not ARGS.only or run in ARGS.only):
-                train(run, script, options, seed, folder)
+                train(script, options, seed, folder)
                 results = read(folder, seed)
             found += [results] if results else []
         if len(found) < len(SEEDS):

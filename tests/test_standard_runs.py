@@ -8,8 +8,9 @@ import standard_runs
 def test_every_run_names_an_existing_script_and_parses():
     import importlib
 
-    for _, script, options, shorter, weight in standard_runs.RUNS:
-        module = importlib.import_module(script.removesuffix(".py"))
+    for _, script, binary, options, shorter, weight in [*standard_runs.RUNS, *standard_runs.BEYOND]:
+        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+        module.parse_args([*options, "--data", "bmnist" if binary else "mnist"])  # refused if it were the other kind
         full, short = module.parse_args(options), module.parse_args([*options, *shorter])
         epochs = lambda args: getattr(args, "epochs", None) or args.n_epochs
         assert 1 <= epochs(short) < epochs(full)
@@ -30,7 +31,7 @@ def test_the_quick_chain_ends_well_and_is_not_run_twice(checkout):
     """Only the cheapest run here: the whole chain is what `make quick` shows."""
     script = checkout.folder / "code" / "standard_runs.py"
     text = script.read_text()
-    only = "RUNS = [('vae-z2', 'a3_vae_template.py', ['--zdim', '2'], [], 1)]\n_ = ["
+    only = "RUNS = [('vae-z2', 'a3_vae_template.py', True, ['--zdim', '2'], [], 1)]\n_ = ["
     # what comes after the runs has tests of its own, in test_evaluate.py
     script.write_text(text.replace("RUNS = [", only, 1).replace("code/evaluate.py", "code/nothing.py"))
     empty = checkout.folder / "no real data here"

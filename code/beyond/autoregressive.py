@@ -40,11 +40,11 @@ MODELS = ["pixelcnn", "markov", "rnn", "conv1d"]
 TITLES = {"pixelcnn": "PixelCNN", "markov": "Memory of two pixels", "rnn": "GRU", "conv1d": "Dilated convolutions"}
 # what each model trains with where the command line says nothing else
 DEFAULTS = {
-    "epochs": (10, 5, 5, 5),
-    "hidden": (32, 64, 128, 48),
+    "epochs": (4, 4, 2, 2),
+    "hidden": (32, 64, 96, 48),
     "layers": (7, 2, 1, 10),
-    "batch_size": (32, 128, 128, 32),
-    "lr": (4e-3, 4e-3, 4e-3, 4e-3),
+    "batch_size": (16, 64, 64, 16),
+    "lr": (4e-3, 4e-3, 5e-3, 4e-3),
 }
 
 
@@ -130,9 +130,9 @@ class Conv1d(nn.Module):
 
 
 def gate(a, dim):
-    """tanh of one half times sigmoid of the other."""
-    value, opening = a.chunk(2, dim)
-    return torch.tanh(value) * torch.sigmoid(opening)
+    """tanh of one half times sigmoid of the other, the first as 2 sigmoid - 1: one call, far cheaper than two."""
+    value, opening = torch.sigmoid(a).chunk(2, dim)
+    return (2 * value - 1) * opening
 
 
 class PixelCNN(nn.Module):
@@ -151,9 +151,9 @@ class PixelCNN(nn.Module):
         self.first_link = nn.Conv2d(c, c, 1)
         self.v = nn.ModuleList(nn.Conv2d(c, 2 * c, (2, 3), dilation=dilation) for dilation in self.dilations)
         self.h = nn.ModuleList(nn.Conv2d(c, 2 * c, (1, 2), dilation=dilation) for dilation in self.dilations)
-        self.link = nn.ModuleList(nn.Conv2d(2 * c, 2 * c, 1) for _ in self.dilations)
+        self.link = nn.ModuleList(nn.Conv2d(c, 2 * c, 1) for _ in self.dilations)
         self.mix = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in self.dilations)
-        self.out = nn.Sequential(nn.GELU(), nn.Conv2d(c, 2 * c, 1), nn.GELU(), nn.Conv2d(2 * c, n_out, 1))
+        self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(c, 2 * c, 1), nn.ReLU(), nn.Conv2d(2 * c, n_out, 1))
         self.to(memory_format=torch.channels_last)
 
     def start(self, image):
@@ -166,8 +166,8 @@ class PixelCNN(nn.Module):
     def forward(self, x):
         v, h = self.start(x.view(-1, 1, SIDE, SIDE))
         for dilation, conv_v, conv_h, link, mix in zip(self.dilations, self.v, self.h, self.link, self.mix):
-            above = conv_v(F.pad(v, (dilation, dilation, dilation, 0)))  # [B, 2C, 28, 28]
-            v = v + gate(above, 1)
+            above = gate(conv_v(F.pad(v, (dilation, dilation, dilation, 0))), 1)  # [B, C, 28, 28]
+            v = v + above
             h = h + mix(gate(conv_h(F.pad(h, (dilation, 0))) + link(above), 1))
         return self.out(h).flatten(2).transpose(1, 2)
 
@@ -196,9 +196,9 @@ class PixelCNN(nn.Module):
             before.append(v)
             earlier = before[row - dilation] if row >= dilation else torch.zeros_like(v)
             rows = F.pad(torch.cat([earlier, v], 2), (dilation, dilation))
-            a = F.conv2d(rows, conv_v.weight, conv_v.bias, dilation=(1, dilation))
-            cache["link"].append(link(a))
-            v = v + gate(a, 1)
+            above = gate(F.conv2d(rows, conv_v.weight, conv_v.bias, dilation=(1, dilation)), 1)
+            cache["link"].append(link(above))
+            v = v + above
 
 
 class Bernoulli:
@@ -453,6 +453,16 @@ def default_name():
     return ARGS.model + {"bernoulli": "", "logistic-mixture": "-grey", "softmax256": "-softmax256"}[ARGS.likelihood]
 
 
+def load_model(path):
+    """The model that a finished run has left in autoregressive.pt."""
+    state = experiment.load_checked(path)
+    if not isinstance(state, dict) or set(state) != {"sizes", "state"} or set(state["sizes"]) != SIZES:
+        raise experiment.UserError(f"{experiment.show(path)} is not a model of this script")
+    model = Model(**state["sizes"])
+    experiment.fill(model, state["state"], path)
+    return model
+
+
 def draw_samples():
     """--sample N: a grid from a trained model, without data and without training."""
     path = Path(ARGS.file) if ARGS.file else None
@@ -462,11 +472,7 @@ def draw_samples():
         path = next((file for file in files if file.exists()), None)
         if path is None:
             raise experiment.UserError("no trained model found: train one first, or name its file with --file")
-    state = experiment.load_checked(path)
-    if not isinstance(state, dict) or set(state) != {"sizes", "state"} or set(state["sizes"]) != SIZES:
-        raise experiment.UserError(f"{experiment.show(path)} is not a model of this script")
-    model = Model(**state["sizes"])
-    experiment.fill(model, state["state"], path)
+    model = load_model(path)
     torch.manual_seed(ARGS.seed)
     images = model.eval().sample(torch.rand(ARGS.sample, PIXELS)) / model.likelihood.levels
     target = path.with_name(f"samples-{ARGS.sample}.png")
