@@ -228,7 +228,7 @@ def save_figures(run, title, snapshots, floor):
                    marks=[(0.5, "1/2")], ylim=(0, 1))  # fmt: skip
     judged = [(row["epoch"], row["frechet_val"]) for row in run.history if row["frechet_val"] is not None]
     figures.curves(run.figure("frechet.pdf"), [epoch for epoch, _ in judged], {"": [value for _, value in judged]},
-                   log=True, ylabel="Frechet distance to validation images", title=title,
+                   log=True, ylabel="Frechet distance", title=f"{title}, to validation images",
                    marks=[(floor, "as many training images")])  # fmt: skip
     chosen = {0: "start", run.epochs // 2: "half-way", run.epochs: "end"}
     grids = {f"epoch {epoch}, {name}": snapshots[epoch].float() / 255 for epoch, name in chosen.items()}

@@ -230,15 +230,15 @@ def worst_round_trip(model, images):
 
 
 def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
-    """Bits per dimension against the epoch, 0 being the untrained model; what happens at the bar in an inset."""
+    """Bits per dimension against the epoch, 0 being the untrained model; what happens at the bar in a second panel."""
     crossed = next((epoch for epoch, bpd in enumerate(val_curve) if bpd < BAR), None)
-    points = []
+    points, told = [], f"; dotted: {BAR}"
     if crossed:
-        text = f"epoch {crossed}" + (f", {sum(seconds[: crossed + 1]):.0f} s" if seconds else "")
-        points = [(crossed, val_curve[crossed], text)]
+        points = [(crossed, val_curve[crossed])]
+        told += f", passed at epoch {crossed}" + (f", {sum(seconds[: crossed + 1]):.0f} s" if seconds else "")
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
-        ylabel="bits per dimension", title=title, points=points, marks=[(BAR, f"{BAR}, the course's bar")],
+        ylabel="bits per dimension", title=title, points=points, marks=[(BAR, "")], zoom_title=told,
         zoom_from=1, zoom_ylim=(min(val_curve) - 0.05, max(BAR + 0.1, min(val_curve) + 0.4)),
     )  # fmt: skip
 

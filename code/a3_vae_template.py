@@ -178,7 +178,7 @@ def save_elbo_plot(train_curve, val_curve, filename, title=""):
     nats_a_bit = 784 * math.log(2)  # nats per image in one bit per dimension
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
-        ylabel="bound on log p(x), nats per image", title=title, zoom_from=2,
+        ylabel="bound, nats per image", title=title, zoom_from=2,
         second_axis=("bits per dimension", lambda nats: -nats / nats_a_bit, lambda bits: -bits * nats_a_bit),
     )  # fmt: skip
 
@@ -213,7 +213,7 @@ def save_figures(run, title, grids, manifolds, uniforms):
     figures.curves(
         run.figure("terms.pdf"), run.column("epoch"),
         {"reconstruction, -log p(x|z)": reconstruction, "KL(q(z|x) || p(z))": kl},
-        ylabel="nats per image (validation)", title=title, ylim=(0, 1.3 * (reconstruction[1] + kl[1])),
+        ylabel="nats per image", title=f"{title}, validation images", ylim=(0, 1.3 * (reconstruction[1] + kl[1])),
     )  # fmt: skip
     means = {stage_name(epoch, run.epochs): grids[epoch].float() / 255 for epoch in stages(run.epochs)}
     draws = {name: (uniforms < mean).float() for name, mean in means.items()}
@@ -278,7 +278,7 @@ def main():
 
     model.load_state_dict(best)
     model.eval()
-    title = f"VAE, z = {ARGS.zdim}, {train.title}"
+    title = f"VAE, D = {ARGS.zdim}, {train.title}"
     save_figures(run, title, grids, manifolds, uniforms)
     if ARGS.extra:
         extras.vae(run, title, model, val, test, grids)

@@ -89,7 +89,7 @@ def estimates_of_log_px(run, title, model, val, n_images=50):
         lines[{"prior": "z from p(z)", "q": "z from q(z|x), weighted"}[source]] = line
     figures.curves(
         run.figure("estimates.pdf"), sizes, lines, log_x=True, marker="o", title=title,
-        xlabel="samples L an image", ylabel="estimate of log p(x), nats",
+        xlabel="samples L an image", ylabel="log p(x), nats",
     )  # fmt: skip
     return numbers
 

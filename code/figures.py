@@ -14,18 +14,20 @@ from PIL import Image
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 plt.rcParams.update(
     {
-        "figure.figsize": (5.2, 3.2),
         "figure.dpi": 150,
         "savefig.bbox": "tight",
         "savefig.pad_inches": 0.03,
-        "font.size": 9,
-        "axes.titlesize": 9,
+        "font.size": 8,
+        "axes.titlesize": 8,
+        "legend.fontsize": 7,
+        "xtick.labelsize": 7,
+        "ytick.labelsize": 7,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
         "grid.alpha": 0.25,
         "grid.linewidth": 0.6,
-        "lines.linewidth": 1.5,
+        "lines.linewidth": 1.2,
         "legend.frameon": False,
         "axes.prop_cycle": plt.cycler(color=COLOURS),
         "pdf.fonttype": 42,  # embedded TrueType, which the conference's rules ask for
@@ -61,50 +63,53 @@ def curves(
     log_x=False,
     zoom_from=None,
     zoom_ylim=None,
+    zoom_title="",
     points=(),
     marker=None,
 ):
-    """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines. `points`: (x, y, text) for dots.
+    """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines. `points`: (x, y) for dots.
     `second_axis`: (label, forward, inverse), the same quantity in another unit on the right.
-    `zoom_from`: an inset shows the lines from this place on, between `zoom_ylim`; marks and points move into it."""
-    figure, axes = plt.subplots()
+    `zoom_from`: a second panel, with `zoom_title`, shows the lines from this place on, between `zoom_ylim`; marks, points
+    and second axis move there. A panel is 2.7 inches wide, half of the report's text."""
+    panels = 2 if zoom_from is not None and len(x) > zoom_from + 1 else 1
+    figure, places = plt.subplots(1, panels, figsize=(2.7 * panels, 1.6), squeeze=False, layout="constrained")
     styles = ["-", "--", "-.", ":"]
-    for i, (label, values) in enumerate(lines.items()):
-        axes.plot(x, values, styles[i % 4], label=label, color=COLOURS[i % len(COLOURS)], marker=marker, markersize=4)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    if log_x:
-        axes.set_xscale("log")
+    for axes, start in zip(places[0], (0, zoom_from)):
+        for i, (label, values) in enumerate(lines.items()):
+            how = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "markersize": 3}
+            axes.plot(x[start:], values[start:], styles[i % 4], label=label, **how)
+        axes.set(xlabel=xlabel, ylabel="" if start else ylabel)
+        if log_x:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        if log:
+            axes.set_yscale("log")
+    if len(lines) > 1:
+        places[0, 0].legend()
+    if panels == 2:
+        figure.suptitle(title, fontsize=8)
+        axes.set_title(f"from {xlabel} {x[zoom_from]} on{zoom_title}", fontsize=7)
+        axes.set_ylim(zoom_ylim)
     else:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_title(title)
     if ylim:
-        axes.set_ylim(*ylim)
-    if log:
-        axes.set_yscale("log")
+        places[0, 0].set_ylim(*ylim)
     if second_axis:
         label, forward, inverse = second_axis
         axes.secondary_yaxis("right", functions=(forward, inverse)).set_ylabel(label)
-    detailed = axes
-    if zoom_from is not None and len(x) > zoom_from + 1:
-        detailed = axes.inset_axes([0.2, 0.2, 0.77, 0.56] if marks else [0.36, 0.14, 0.6, 0.52])
-        for i, values in enumerate(lines.values()):
-            detailed.plot(x[zoom_from:], values[zoom_from:], styles[i % 4], color=COLOURS[i % len(COLOURS)])
-        detailed.tick_params(labelsize=7)
-        detailed.set_title(f"from {xlabel} {x[zoom_from]} on", fontsize=7)
-        if zoom_ylim:
-            detailed.set_ylim(*zoom_ylim)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.66, 1 if marks else 0.88), ncols=2)
-    elif len(lines) > 1:
-        axes.legend()
+    if marks and not ylim:
+        axes.margins(y=0.2)  # room for their texts
     for height, text in marks:
-        detailed.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
-        detailed.annotate(
-            text, (1, height), xycoords=("axes fraction", "data"), ha="right", fontsize=8,
-            va="bottom" if detailed is axes else "top",  # in an inset the points' texts stand above
+        axes.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
+        below = height < min(map(min, lines.values()))  # the text's side is the one without the lines
+        axes.annotate(
+            text, (1, height), xytext=(0, -1 if below else 1), xycoords=("axes fraction", "data"), ha="right", fontsize=7,
+            textcoords="offset points", va="top" if below else "bottom",
             annotation_clip=True,  # a mark outside the axes is left out
         )  # fmt: skip
-    for place, height, text in points:
-        detailed.plot([place], [height], "o", color="0.15", markersize=4)
-        detailed.annotate(text, (place, height), xytext=(6, 6), textcoords="offset points", fontsize=8)
+    for place, height in points:
+        axes.plot([place], [height], "o", color="0.15", markersize=3)
     finish(figure, path)
 
 
@@ -151,7 +156,7 @@ def image_grids(path, grids, columns, title="", row_labels=None):
     )
     for axis, (caption, picture) in zip(axes[0], pictures.items()):
         axis.imshow(picture, vmin=0, vmax=255, interpolation="nearest")
-        axis.set_title(caption, fontsize=9 if len(pictures) < 4 else 6.5)
+        axis.set_title(caption, fontsize=9 if len(pictures) < 5 else 6.5)
         axis.set(xticks=[], yticks=[])
         axis.grid(False)
         axis.spines[:].set_visible(False)
