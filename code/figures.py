@@ -69,8 +69,8 @@ def curves(
 ):
     """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines. `points`: (x, y) for dots.
     `second_axis`: (label, forward, inverse), the same quantity in another unit on the right.
-    `zoom_from`: a second panel, with `zoom_title`, shows the lines from this place on, between `zoom_ylim`; marks, points
-    and second axis move there. A panel is 2.7 inches wide, half of the report's text."""
+    `zoom_from`: a second panel, with `zoom_title`, shows the lines from this place on, between `zoom_ylim`; marks,
+    points and second axis move there. A panel is 2.7 inches wide, half of the report's text."""
     panels = 2 if zoom_from is not None and len(x) > zoom_from + 1 else 1
     figure, places = plt.subplots(1, panels, figsize=(2.7 * panels, 1.6), squeeze=False, layout="constrained")
     styles = ["-", "--", "-.", ":"]
@@ -104,8 +104,8 @@ def curves(
         axes.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
         below = height < min(map(min, lines.values()))  # the text's side is the one without the lines
         axes.annotate(
-            text, (1, height), xytext=(0, -1 if below else 1), xycoords=("axes fraction", "data"), ha="right", fontsize=7,
-            textcoords="offset points", va="top" if below else "bottom",
+            text, (1, height), xytext=(0, -1 if below else 1), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="top" if below else "bottom", fontsize=7,
             annotation_clip=True,  # a mark outside the axes is left out
         )  # fmt: skip
     for place, height in points:
