@@ -12,7 +12,7 @@ NO_TEX := LaTeX is missing, so no PDF is made: install $(TEX_PACKAGES) (Debian, 
 IS_ROOT_DEBIAN := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
 
 .DEFAULT_GOAL := all
-.PHONY: all quick test test-slow test-oldest lint report publish bench bench-seeds submission help clean setup \
+.PHONY: all quick beyond test test-slow test-oldest lint report publish bench bench-seeds submission help clean setup \
   existing-environment latex
 
 all: $(READY) ## train the standard runs, evaluate them, compile your report; resumable
@@ -22,6 +22,10 @@ all: $(READY) ## train the standard runs, evaluate them, compile your report; re
 
 quick: $(READY) ## the whole chain on small settings, under 4 minutes
 	@$(PYTHON) code/standard_runs.py --quick
+
+beyond: $(READY) ## train and judge the models that the assignment does not ask for; resumable
+	@$(MAKE) -s latex || true
+	@$(PYTHON) code/standard_runs.py --beyond
 
 test: $(READY) lint ## the tests, 6 to 7 minutes
 	@$(PYTHON) -m pytest -m "not slow"

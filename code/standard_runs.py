@@ -21,8 +21,8 @@ import experiment
 from datasets import load
 from experiment import ROOT
 
-# run, script, are its data binary, options, options of the shorter schedule on glyphs, expected seconds (only their
-# ratios matter)
+# run, script, are its data binary (or what it is fitted to, if not to images), options, options of the shorter schedule
+# on glyphs, expected seconds (only their ratios matter)
 RUNS = [
     ("vae-z20", "a3_vae_template.py", True, [], ["--epochs", "20"], 100),
     ("vae-z2", "a3_vae_template.py", True, ["--zdim", "2"], ["--epochs", "20"], 100),
@@ -37,6 +37,10 @@ BEYOND = [
     ("rnn", ARM, True, ["--model", "rnn"], ["--epochs", "1"], 800),
     ("conv1d", ARM, True, ["--model", "conv1d"], ["--epochs", "1"], 800),
     ("pixelcnn-grey", ARM, False, ["--likelihood", "logistic-mixture"], ["--epochs", "1"], 1400),
+    *(
+        (f"flow-{target}", "beyond/flow_2d.py", target, ["--target", target], [], 60)
+        for target in ("moons", "rings", "checkerboard")
+    ),
 ]
 
 
@@ -73,7 +77,7 @@ def train(command, folder, log, advance):
 
 def main():
     names, runs = {}, BEYOND if ARGS.beyond else RUNS
-    for kind in sorted({binary for _, _, binary, *_ in runs}):
+    for kind in sorted({binary for _, _, binary, *_ in runs if isinstance(binary, bool)}):
         names[kind], _, _, source = load("auto", binary=kind)
         print(f"Data:   {names[kind]}, {source}")
     total = sum(seconds for *_, seconds in runs)
@@ -95,7 +99,7 @@ def main():
         bar.set_postfix_str(left)
 
     for run, script, binary, options, shorter, weight in runs:
-        data = names[binary]
+        data = names.get(binary, binary)
         folder = ROOT / "runs" / ("quick" if ARGS.quick else ".") / data / run
         if (folder / "results.json").exists():
             tqdm.write(f"{run}: finished earlier, left as it is")
@@ -105,8 +109,7 @@ def main():
         command = [
             sys.executable,
             str(ROOT / "code" / script),
-            "--data",
-            data,
+            *(["--data", data] if binary in names else []),
             "--name",
             run,
             "--resume",

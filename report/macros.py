@@ -21,7 +21,14 @@ import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ("mnist", "bmnist")
-ONLY_PUBLISHED = ("seeds", "bench", "growth", "nf-short", "nf-multiscale-long")  # `make` does not make them
+ONLY_PUBLISHED = (
+    "seeds",
+    "bench",
+    "growth",
+    "nf-short",
+    "nf-multiscale-long",
+    "pixelcnn-long",
+)  # `make` does not make them
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 

@@ -13,10 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = {"bmnist": ["vae-z20", "vae-z2"], "mnist": ["gan", "nf", "nf-multiscale", "nf-short", "nf-multiscale-long"]}
+RUNS = {
+    "bmnist": ["vae-z20", "vae-z2", "pixelcnn", "pixelcnn-long", "markov", "rnn", "conv1d"],
+    "mnist": ["gan", "nf", "nf-multiscale", "nf-short", "nf-multiscale-long", "pixelcnn-grey"],
+}
 BEGIN, END = "<!-- results: written by make publish -->", "<!-- end of results -->"
 FULLY_CONNECTED = "1.89 (MAF), 1.06 (Real NVP, convolutional); FFJORD Table 2"
 CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow); FFJORD Table 2; 1.020 (UvA tutorial 11)"
+PIXELCNN = "-81.30 (PixelCNN), -79.20 (Diagonal BiLSTM); PixelRNN Table 4"
 # run, key of `final`, what it measures, the course's bar, public solutions, the literature (with its source)
 ROWS = [
     ("vae-z20", "val_elbo", "validation bound, nats", "", "-100.7 to -101.9", ""),
@@ -37,6 +41,12 @@ ROWS = [
     ("nf-multiscale-long", "val_bpd", "validation, bits per dimension", "", "", ""),
     ("nf-multiscale-long", "test_bpd", "test, one dequantisation", "", "", ""),
     ("nf-multiscale-long", "test_bpd_8", "test, 8 dequantisations", "", "", CONVOLUTIONAL),
+    ("pixelcnn", "test_log_likelihood", "test log p(x), nats, exact", "", "", PIXELCNN),
+    ("pixelcnn-long", "test_log_likelihood", "test log p(x), nats, exact", "", "", PIXELCNN),
+    ("markov", "test_log_likelihood", "test log p(x), nats, exact", "", "", ""),
+    ("rnn", "test_log_likelihood", "test log p(x), nats, exact", "", "", ""),
+    ("conv1d", "test_log_likelihood", "test log p(x), nats, exact", "", "", ""),
+    ("pixelcnn-grey", "test_bpd", "test, bits per dimension, exact", "", "", "0.808 (gated PixelCNN, UvA tutorial 12)"),
 ]
 # what is published beside the runs: file in runs/, where its figures are and go
 MEASURED = {

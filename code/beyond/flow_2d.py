@@ -280,7 +280,7 @@ def frame(places, lines):
 def main():
     name = "picture" if ARGS.image else ARGS.target
     target = picture(ARGS.image) if ARGS.image else TARGETS[ARGS.target]()
-    run = experiment.Run(ARGS, __file__, "flow-2d", name, ARGS.epochs)
+    run = experiment.Run(ARGS, __file__, f"flow-{name}", name, ARGS.epochs)
     if run.finished and not ARGS.extra:
         return
     torch.manual_seed(ARGS.seed)
