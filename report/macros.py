@@ -21,14 +21,8 @@ import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ("mnist", "bmnist")
-ONLY_PUBLISHED = (
-    "seeds",
-    "bench",
-    "growth",
-    "nf-short",
-    "nf-multiscale-long",
-    "pixelcnn-long",
-)  # `make` does not make them
+# `make` does not make these
+ONLY_PUBLISHED = ("seeds", "bench", "growth", "nf-short", "nf-multiscale-long", "pixelcnn-long")
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 
