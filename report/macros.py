@@ -44,6 +44,7 @@ FORMULAS = {
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # times 10^8 multiplications
     "region_2": 0.1**2,
     "bits_of_levels": 8,
+    "mixture": 10,  # logistics a pixel, beyond/autoregressive.py
     "vae_weight_decay": "0.02",  # a3_vae_template.py has no option for it
 }
 

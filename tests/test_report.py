@@ -239,6 +239,9 @@ def test_numbers_become_macros(tmp_path):
     }.items():
         assert rf"val/{name}\endcsname{{{value}}}" in lines
     assert r"val/r/d\endcsname" not in lines
+    import beyond.autoregressive
+
+    assert macros.FORMULAS["mixture"] == beyond.autoregressive.MIXTURE
     constant = f"weight_decay={macros.FORMULAS['vae_weight_decay']}, "
     assert constant in (ROOT / "code" / "a3_vae_template.py").read_text()  # no results file holds it
 
@@ -382,7 +385,7 @@ def defined_in(path):
 
 
 def test_functions_that_the_report_names_exist():
-    named = re.findall(r"\\fn\{(\w+)\.py\}\{([\w.]+)\}|\\at\{(\w+)\}\{([\w.]+)\}", answers())
+    named = re.findall(r"\\fn\{([\w/]+)\.py\}\{([\w.]+)\}|\\at\{(\w+)\}\{([\w.]+)\}", answers())
     assert len(named) > 40
     for module, name, module_, name_ in named:
         assert (name or name_) in defined_in(ROOT / "code" / f"{module or module_}.py")

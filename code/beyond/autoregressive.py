@@ -369,13 +369,12 @@ def save_figures(run, title, model, val, snapshots):
     filled = model.sample(torch.rand(7 * rows, PIXELS).to(x), known, half).view(rows, 7, PIXELS)
     hidden = torch.where(torch.arange(PIXELS).to(x.device) < half, x, torch.full_like(x, 0.4 * levels))
     table = torch.cat([x[:, None], hidden[:, None], filled], 1).flatten(0, 1)
-    caption = f"{title}: an image, its upper half, seven ways to go on"
-    figures.image_grids(run.figure("completions.png"), {caption: table / levels}, 9)
+    caption = "an image, its upper half, seven ways to go on"
+    figures.image_grids(run.figure("completions.png"), {caption: table / levels}, 9, title)
 
     field = receptive_field(model, val.subset(100).images.float(), half + SIDE // 2)
     shown = (field / field.max()).clamp_min(1e-4).log10() / 4 + 1  # four powers of ten, from black to white
-    caption = f"{title}: what the middle pixel depends on"
-    figures.image_grids(run.figure("receptive-field.png"), {caption: shown[None]}, 1)
+    figures.image_grids(run.figure("receptive-field.png"), {TITLES[run.args.model]: shown[None]}, 1)
 
 
 def goodness(row):

@@ -1,0 +1,190 @@
+"""What a VAE makes of its latent space: figures and numbers for vae_family.py --extra, on validation images.
+
+Numbers go to `extra.json` in the run's folder."""
+
+import math
+
+import numpy as np
+import torch
+from scipy import ndimage, stats
+
+import extras
+import figures
+
+plt = figures.plt
+
+
+def save(run, title, model, train, val, test):
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        x = model.scaled(val.subset(2000).images.float())
+        z, log_q, mean, std = model.encode(x, 1)
+        numbers = information(model, z[0], log_q[0], mean, std)
+        if model.flow is None and model.prior is None:
+            each = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).mean(0)
+            bars(run.figure("kl-per-dimension.pdf"), each.sort(descending=True)[0].cpu(), title)
+        save_aggregate(run.figure("aggregate.pdf"), model, z[0].cpu(), title)
+        numbers |= drawn_and_real(model, x)
+        ends = mean[:10] if model.flow is None else z[0, :10]
+        save_interpolation(run, title, model, ends)
+        if model.pixels is None:
+            numbers |= attributes(run, title, model, model.scaled(train.images[:10_000].float()), x[:500])
+        else:
+            numbers |= fed_back(run, title, model, x[:100], z[0, :100])
+    extras.save_numbers(run, numbers)
+
+
+def information(model, z, log_q, mean, std):
+    """How much z tells of x, in nats. I(x; z) = E log q(z|x) - E log q(z), and what is left of the KL term is the
+    distance of the aggregate posterior q(z), the average over images, from the prior. With N images the estimate of
+    I cannot pass log N."""
+    numbers = {"code_norm": float(z.norm(dim=1).mean()), "code_norm_std": float(z.norm(dim=1).std())}
+    kl = float((log_q - model.log_p_z(z)).mean())
+    if model.flow is not None:  # q(z|x) of another image's z would need the flow's inverse
+        return numbers
+    parts = []
+    for part in z.split(200):  # log q(z | each of the images), [200, N]
+        square = ((part[:, None] - mean) / std).pow(2).sum(2)
+        parts.append((-0.5 * square - std.log().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)).logsumexp(1))
+    log_aggregate = torch.cat(parts) - math.log(len(z))
+    mutual = float((log_q - log_aggregate).mean())
+    return numbers | {"mutual_information": mutual, "most": math.log(len(z)), "aggregate_kl": kl - mutual}
+
+
+def bars(path, values, title):
+    figure, axes = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
+    axes.bar(range(1, len(values) + 1), values)
+    axes.set(xlabel="dimension, in order", ylabel="KL, nats", title=title)
+    axes.grid(False, axis="x")
+    figures.finish(figure, path)
+
+
+def save_aggregate(path, model, z, title):
+    """The aggregate posterior beside the prior: two dimensions of codes, and the norms, where the prior has a shell."""
+    noise = torch.randn_like(z)
+    device = next(model.parameters()).device
+    prior = noise if model.prior is None else model.prior.from_noise(noise.to(device)).cpu()
+    figure, axes = plt.subplots(1, 2, figsize=(5.4, 2.0), layout="constrained")
+    first, second = z.std(0).argsort(descending=True)[:2]
+    for points, colour, label in ((prior, "0.6", "prior"), (z, figures.COLOURS[0], "codes of images")):
+        axes[0].scatter(points[:, first], points[:, second], s=1, linewidths=0, color=colour, rasterized=True)
+        axes[1].hist(points.norm(dim=1), 40, density=True, histtype="step", color=colour, label=label)
+    if model.prior is None:
+        r = np.linspace(*axes[1].get_xlim(), 200)
+        axes[1].plot(r, stats.chi.pdf(r, z.shape[1]), "--", linewidth=0.9, color="0.35", label="chi distribution")
+    axes[0].set(xlabel="widest dimension", ylabel="second widest", aspect="equal")
+    axes[1].set(xlabel="|z|", ylabel="density")
+    axes[1].legend()
+    figure.suptitle(title, fontsize=8)
+    figures.finish(figure, path)
+
+
+def drawn_and_real(model, x):
+    """log p(x|z), z from q(z|x), of images that the model has drawn itself from the prior, beside that of real ones."""
+    noise = torch.randn(len(x), model.z_dim, device=x.device)
+    means = (
+        model.draw(noise[:500], torch.rand(500, 784, device=x.device))
+        if model.pixels is not None
+        else model.draw(noise, None)
+    )
+    drawn = means if model.gaussian else torch.bernoulli(means)
+    if model.gaussian:
+        drawn = drawn + torch.randn_like(drawn) * torch.exp(0.5 * model.log_variance)
+    found = {}
+    for name, images in (("drawn", drawn), ("real", x[: len(drawn)])):
+        z, log_q, _, _ = model.encode(images, 1)
+        found[f"reconstruction_{name}"] = float(model.log_px_z(images, z).mean())
+        found[f"kl_{name}"] = float((log_q - model.log_p_z(z)).mean())
+    return found
+
+
+def straight(a, b, t):
+    return (1 - t) * a + t * b
+
+
+def spherical(a, b, t):
+    """On the great circle, the length changing evenly: [D], [D] and t [S, 1] -> [S, D]."""
+    length = straight(a.norm(), b.norm(), t)
+    a, b = a / a.norm(), b / b.norm()
+    angle = torch.acos((a @ b).clamp(-1, 1))
+    if angle < 1e-4:
+        return length * straight(a, b, t)
+    return length * (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def save_interpolation(run, title, model, ends, steps=9):
+    """Between codes of validation images, both ways; and how far from the origin the ways lead."""
+    t = torch.linspace(0, 1, steps, device=ends.device)[:, None]
+    fine = torch.linspace(0, 1, 101, device=ends.device)[:, None]
+    ways, norms, uniforms = {}, {}, torch.rand(1, 784, device=ends.device)
+    for name, way in (("straight", straight), ("spherical", spherical)):
+        pairs = list(zip(ends[0::2], ends[1::2]))
+        rows = torch.cat([way(a, b, t) for a, b in pairs])
+        images = (
+            model.decoder(rows) if model.pixels is None else model.feed_back(rows, uniforms.expand(len(rows), -1))[0]
+        )
+        ways[f"{name} path"] = images
+        norms[name] = torch.stack([way(a, b, fine).norm(dim=1) for a, b in pairs]).mean(0).cpu()
+    figures.image_grids(run.figure("interpolation.png"), ways, steps, title)
+    shell = math.sqrt(ends.shape[1])
+    figure, axes = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
+    for (name, values), style in zip(norms.items(), ("-", "--")):
+        axes.plot(fine[:, 0].cpu(), values, style, label=name)
+    axes.axhline(shell, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
+    axes.annotate("square root of D", (1, shell), ha="right", va="bottom", fontsize=7)
+    axes.set(xlabel="share of the way", ylabel="|z|, average", title=title)
+    axes.legend()
+    figures.finish(figure, run.figure("norms.pdf"))
+
+
+def slant(images):
+    """By how many columns a digit leans to the right for each row upwards: [N, 784] -> [N], from its second moments."""
+    weight = images.view(-1, 28, 28).double().cpu()
+    weight = weight / weight.sum((1, 2), keepdim=True).clamp_min(1e-9)
+    row, column = torch.meshgrid(torch.arange(28.0).double(), torch.arange(28.0).double(), indexing="ij")
+    y = row - (weight * row).sum((1, 2))[:, None, None]
+    x = column - (weight * column).sum((1, 2))[:, None, None]
+    return -(weight * x * y).sum((1, 2)) / (weight * y * y).sum((1, 2)).clamp_min(1e-9)
+
+
+def stroke_width(images):
+    """Pixels: four times the average distance of ink from paper, which for a bar is its width."""
+    widths = []
+    for image in images.view(-1, 28, 28).cpu().numpy():
+        ink = image > 0.5
+        widths.append(4 * ndimage.distance_transform_edt(ink)[ink].mean() - 2 if ink.any() else 0.0)
+    return torch.tensor(widths, dtype=torch.float64)
+
+
+PROPERTIES = {"slant": slant, "stroke width": stroke_width}
+
+
+def attributes(run, title, model, x, shown):
+    """A direction for each property: mean code of the quarter of training images that have most of it less that of the
+    quarter with least. Added to and taken from codes of validation images; on how many did the property follow?"""
+    codes, base = model.encoder(x)[0], model.encoder(shown)[0]
+    numbers, rows, labels = {}, [], []
+    for name, measure in PROPERTIES.items():
+        order = measure(x).argsort().to(codes.device)
+        direction = codes[order[-len(order) // 4 :]].mean(0) - codes[order[: len(order) // 4]].mean(0)
+        before = measure(model.decoder(base))
+        for sign, word in ((1, "more"), (-1, "less")):
+            moved = sign * (measure(model.decoder(base + sign * direction)) - before)
+            numbers[f"{name.replace(' ', '_')}_{word}"] = float((moved > 0).double().mean())
+            numbers[f"{name.replace(' ', '_')}_{word}_change"] = float(moved.mean())
+        steps = torch.linspace(-2, 2, 9, device=codes.device)[:, None]
+        rows += [model.decoder(base[i] + steps * direction) for i in range(3)]
+        labels += [name, "", ""]
+    caption = "codes of images, two steps down to two steps up"
+    figures.image_grids(run.figure("attributes.png"), {caption: torch.cat(rows)}, 9, title, labels)
+    return numbers
+
+
+def fed_back(run, title, model, x, z):
+    """A PixelCNN decoder with the true pixels before each, and left to its own: cross-entropy with the images, nats."""
+    with_true = float(model.log_px_z(x, z[None]).mean())
+    drawn, logits = model.feed_back(z, torch.rand(len(x), 784, device=x.device))
+    alone = -torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+    table = {"validation images": x[:25], "drawn from their codes": drawn[:25]}
+    figures.image_grids(run.figure("fed-back.png"), table, 5, title)
+    return {"with_true_pixels": with_true, "with_its_own": float(alone.mean())}

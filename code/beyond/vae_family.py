@@ -1,0 +1,456 @@
+"""Relatives of the VAE on static binary MNIST: other objectives, decoders, posteriors, priors, alone or together.
+
+    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py itself, to the last digit
+    python code/beyond/vae_family.py --beta 4                beta-VAE; --beta 0: reconstruction alone
+    python code/beyond/vae_family.py --warmup 10             the KL term's weight rises over ten epochs
+    python code/beyond/vae_family.py --free_bits 0.5         half a nat of every latent dimension costs nothing
+    python code/beyond/vae_family.py --samples 5             importance-weighted bound (IWAE)
+    python code/beyond/vae_family.py --posterior sylvester   q(z|x) through a flow; planar, householder, iaf, coupling
+    python code/beyond/vae_family.py --prior coupling        a flow as prior, learned
+    python code/beyond/vae_family.py --decoder pixelcnn      a decoder that could do without z
+    python code/beyond/vae_family.py --decoder gaussian      8-bit MNIST, variance 1/2; learned-gaussian
+    python code/beyond/vae_family.py --quick                 a small run
+
+beta-VAE: Higgins et al. 2017; free bits, IAF: Kingma et al. 2016 (arXiv:1606.04934); IWAE: Burda et al. 2016
+(arXiv:1509.00519); planar: Rezende and Mohamed 2015 (arXiv:1505.05770); Householder: Tomczak and Welling 2016
+(arXiv:1611.09630); Sylvester: van den Berg et al. 2018 (arXiv:1803.05649).
+
+Whatever is trained for, what is recorded is the bound itself, log p(x) >= E_q[log p(x|z) + log p(z) - log q(z|x)], in
+nats: `Family.terms` returns the bound's values with the gradients of the objective, so that the epochs, the figures and
+the diagnostics are those of a3_vae_template.py.
+"""
+
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules of the three scripts
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `datasets`
+import a3_vae_template as vae
+from a3_nf_template import Coupling, log_prior
+from beyond import diagnostics
+from beyond.autoregressive import PixelCNN
+
+import experiment
+from datasets import BINARY, GREY
+from datasets.bmnist import bmnist
+from datasets.mnist import mnist
+from experiment import at_least_float32
+
+CONTEXT = 100  # numbers that a flow behind the encoder is told about an image
+GAUSSIAN = ("gaussian", "learned-gaussian")
+
+
+class Planar(nn.Module):
+    """z + u tanh(w z + b), `steps` times, u, w and b made from the image (Rezende and Mohamed 2015, Appendix A.1)."""
+
+    def __init__(self, z_dim, steps):
+        super().__init__()
+        self.sizes = [z_dim, z_dim, 1] * steps
+        self.amortised = nn.Linear(CONTEXT, sum(self.sizes))
+        nn.init.normal_(self.amortised.weight, std=0.01)
+
+    def forward(self, z, ldj, context):
+        """z [..., B, D], ldj [..., B] and context [B, CONTEXT] -> z and ldj behind the flow."""
+        parts = self.amortised(context).split(self.sizes, 1)
+        for u, w, b in zip(parts[0::3], parts[1::3], parts[2::3]):
+            wu = (w * u).sum(1, keepdim=True)
+            u = u + (F.softplus(wu) - 1 - wu) * w / w.pow(2).sum(1, keepdim=True).clamp_min(1e-8)  # w u > -1: invertible
+            t = torch.tanh((w * z).sum(-1, keepdim=True) + b)
+            z = z + u * t
+            ldj = ldj + torch.log1p((1 - t[..., 0].pow(2)) * (w * u).sum(1))
+        return z, ldj
+
+
+class Householder(nn.Module):
+    """Reflections z - 2 v (v z) / (v v): a Gaussian stays one and gets a full covariance, volumes stay."""
+
+    def __init__(self, z_dim, steps):
+        super().__init__()
+        self.steps = steps
+        self.amortised = nn.Linear(CONTEXT, steps * z_dim)
+
+    def forward(self, z, ldj, context):
+        for v in self.amortised(context).chunk(self.steps, 1):
+            z = z - 2 * v * (v * z).sum(-1, keepdim=True) / v.pow(2).sum(1, keepdim=True).clamp_min(1e-8)
+        return z, ldj
+
+
+class Sylvester(nn.Module):
+    """z + Q R tanh(S Q' z + b): Q orthogonal, R and S upper triangular (van den Berg et al. 2018), made from the image.
+
+    Q is the exponential of a skew-symmetric matrix, so orthogonal without a projection."""
+
+    def __init__(self, z_dim, steps):
+        super().__init__()
+        self.d, triangle = z_dim, z_dim * (z_dim - 1) // 2
+        self.sizes = [triangle, triangle, triangle, z_dim, z_dim, z_dim] * steps
+        self.amortised = nn.Linear(CONTEXT, sum(self.sizes))
+        nn.init.normal_(self.amortised.weight, std=0.01)
+        row, column = torch.triu_indices(z_dim, z_dim, 1)
+        self.register_buffer("above", row * z_dim + column, persistent=False)
+
+    def triangular(self, values):
+        """[B, D (D - 1) / 2] to strictly upper triangular matrices [B, D, D]."""
+        flat = values.new_zeros(len(values), self.d**2)
+        return flat.index_copy(1, self.above, values).view(-1, self.d, self.d)
+
+    def forward(self, z, ldj, context):
+        parts = self.amortised(context).split(self.sizes, 1)
+        for skew, r, s, r_diagonal, s_diagonal, b in zip(*(parts[i::6] for i in range(6))):
+            skew, r, s = (self.triangular(values) for values in (skew, r, s))
+            r_diagonal, s_diagonal = torch.tanh(r_diagonal), torch.tanh(s_diagonal)  # product > -1: invertible
+            q = torch.linalg.matrix_exp(skew - skew.transpose(1, 2))
+            r, s = r + torch.diag_embed(r_diagonal), s + torch.diag_embed(s_diagonal)
+            rotated = torch.einsum("bji,...bj->...bi", q, z)
+            t = torch.tanh(torch.einsum("bij,...bj->...bi", s, rotated) + b)
+            z = z + torch.einsum("bij,...bj->...bi", q @ r, t)
+            ldj = ldj + torch.log1p((1 - t.pow(2)) * r_diagonal * s_diagonal).sum(-1)
+        return z, ldj
+
+
+class InverseAutoregressive(nn.Module):
+    """z' = s z + (1 - s) m, s and m of a dimension from those before it, and the image; the order turns in between."""
+
+    def __init__(self, z_dim, steps, n_hidden=200):
+        super().__init__()
+        before = torch.arange(1, z_dim + 1)
+        hidden = torch.arange(n_hidden) % max(1, z_dim - 1) + 1  # each unit sees the dimensions up to its number
+        self.register_buffer("mask_in", (hidden[:, None] >= before).float(), persistent=False)
+        self.register_buffer("mask_out", (before[:, None] > hidden).float().repeat(2, 1), persistent=False)
+        self.inward = nn.ModuleList(nn.Linear(z_dim, n_hidden) for _ in range(steps))
+        self.told = nn.ModuleList(nn.Linear(CONTEXT, n_hidden) for _ in range(steps))
+        self.outward = nn.ModuleList(nn.Linear(n_hidden, 2 * z_dim) for _ in range(steps))
+        for layer in self.outward:
+            nn.init.normal_(layer.weight, std=0.01)
+
+    def forward(self, z, ldj, context):
+        for inward, told, outward in zip(self.inward, self.told, self.outward):
+            h = F.elu(F.linear(z, inward.weight * self.mask_in, inward.bias) + told(context))
+            m, gate = F.linear(h, outward.weight * self.mask_out, outward.bias).chunk(2, -1)
+            gate = gate + 2  # mostly open at first: z stays
+            z = torch.sigmoid(gate) * z + torch.sigmoid(-gate) * m
+            ldj = ldj + F.logsigmoid(gate).sum(-1)
+            z = z.flip(-1)
+        return z, ldj
+
+
+def halves(z_dim):
+    """The mask of every second dimension."""
+    return (torch.arange(z_dim) % 2 == 0).float()
+
+
+class Couplings(nn.Module):
+    """The flow's couplings; what is known of the image stands beside z as elements that always stay."""
+
+    def __init__(self, z_dim, steps, n_hidden=200):
+        super().__init__()
+        masks = [torch.cat([(halves(z_dim) + i) % 2, torch.ones(CONTEXT)]) for i in range(steps)]
+        self.layers = nn.ModuleList(Coupling(z_dim + CONTEXT, mask, n_hidden) for mask in masks)
+
+    def forward(self, z, ldj, context):
+        both = torch.cat([z, context.expand(*z.shape[:-1], CONTEXT)], -1).flatten(0, -2)
+        shape, ldj = z.shape, ldj.flatten()
+        for layer in self.layers:
+            both, ldj = layer(both, ldj)
+        return both[:, : shape[-1]].view(shape), ldj.view(shape[:-1])
+
+
+POSTERIORS = {
+    "diagonal": None, "planar": Planar, "householder": Householder, "sylvester": Sylvester,
+    "iaf": InverseAutoregressive, "coupling": Couplings,
+}  # fmt: skip
+
+
+class FlowPrior(nn.Module):
+    """p(z): couplings that carry z to normal noise."""
+
+    def __init__(self, z_dim, steps=6, n_hidden=200):
+        super().__init__()
+        self.layers = nn.ModuleList(Coupling(z_dim, (halves(z_dim) + i) % 2, n_hidden) for i in range(steps))
+
+    def log_prob(self, z):
+        """[..., D] -> [...], nats."""
+        noise, ldj = z.flatten(0, -2), z.new_zeros(z[..., 0].numel())
+        for layer in self.layers:
+            noise, ldj = layer(noise, ldj)
+        return (log_prior(noise).sum(1) + ldj).view(z.shape[:-1])
+
+    def from_noise(self, noise):
+        z, ldj = noise, torch.zeros_like(noise[:, 0])
+        for layer in reversed(self.layers):
+            z, ldj = layer(z, ldj, reverse=True)
+        return z
+
+
+class PixelDecoder(PixelCNN):
+    """p(x|z) pixel by pixel: a small PixelCNN that also reads the picture which the VAE's decoder draws of z."""
+
+    def __init__(self, n_hidden=16, layers=4):
+        super().__init__(1, n_hidden, layers)
+        self.look = nn.Conv2d(1, n_hidden, 3, padding=1)
+        self.given = None
+
+    def see(self, drawn):
+        """[B, 784]: what the following calls know of z."""
+        self.given = self.look(drawn.view(-1, 1, 28, 28))
+        return self
+
+    def start(self, image):
+        v, h = super().start(image)
+        return v, h + self.given
+
+    def next_row(self, image, row, cache):
+        super().next_row(image, row, cache)
+        cache["first"] = cache["first"] + self.given[:, :, row : row + 1]
+
+
+class Family(vae.VAE):
+    """The VAE with parts exchanged; without any of the arguments, the VAE."""
+
+    def __init__(
+        self, hidden_dim=500, z_dim=20, decoder="bernoulli", posterior="diagonal", prior="normal", flows=4, depth=1
+    ):
+        super().__init__(hidden_dim, z_dim)
+        for half in self.encoder, self.decoder:  # more hidden layers on top of the first
+            for _ in range(depth - 1):
+                half.hidden = nn.Sequential(half.hidden, nn.GELU(), nn.Linear(hidden_dim, hidden_dim))
+        self.free_bits, self.samples = 0.0, 1
+        self.flow = self.prior = self.pixels = None
+        if posterior != "diagonal":
+            self.context = nn.Linear(hidden_dim, CONTEXT)
+            self.flow = POSTERIORS[posterior](z_dim, flows)
+        if prior == "coupling":
+            self.prior = FlowPrior(z_dim)
+        if decoder == "pixelcnn":
+            self.pixels = PixelDecoder()
+        self.gaussian = decoder in GAUSSIAN
+        log_variance = torch.tensor(math.log(0.5))
+        if decoder == "learned-gaussian":
+            self.log_variance = nn.Parameter(log_variance)
+        else:
+            self.register_buffer("log_variance", log_variance)
+        self.plain = (decoder, posterior, prior) == ("bernoulli", "diagonal", "normal")
+
+    def log_px_z(self, x, z):
+        """x [B, 784] and z [..., B, D] -> log p(x|z) [..., B]."""
+        logits = self.decoder.logits(z)
+        if self.gaussian:
+            square = (x - torch.sigmoid(logits)).pow(2).sum(-1)
+            return -0.5 * (square * torch.exp(-self.log_variance) + 784 * (self.log_variance + math.log(2 * math.pi)))
+        if self.pixels is not None:
+            images = x.expand(*z.shape[:-1], 784).flatten(0, -2)
+            logits = at_least_float32(self.pixels.see(logits.flatten(0, -2))(2 * images - 1)).view(*z.shape[:-1], 784)
+        return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
+
+    def log_p_z(self, z):
+        return log_prior(z).sum(-1) if self.prior is None else self.prior.log_prob(z)
+
+    def encode(self, x, n):
+        """n draws of q(z|x) for each image: z [n, B, D] and log q(z|x) [n, B]; the mean and std that it starts from."""
+        mean, std = self.encoder(x)
+        eps = torch.randn(n, *mean.shape, device=x.device)
+        z, log_q = mean + std * eps, (log_prior(eps) - std.log()).sum(-1)
+        if self.flow is not None:
+            context = at_least_float32(self.context(F.gelu(self.encoder.hidden(x))))
+            with torch.autocast(x.device.type, enabled=False):  # determinants take all digits
+                z, ldj = self.flow(z, torch.zeros_like(log_q), context)
+            log_q = log_q - ldj
+        return z, log_q, mean, std
+
+    def log_weights(self, x, n):
+        """log p(x|z) p(z) / q(z|x) for n draws of q: [n, B]. Their mean is the bound, the log of their average weight
+        is nearer to log p(x) (Burda et al. 2016)."""
+        z, log_q, _, _ = self.encode(x, n)
+        return self.log_px_z(x, z) + self.log_p_z(z) - log_q
+
+    def terms(self, input):
+        """As in the VAE, [B] each: E_q[log p(x|z)] and KL(q(z|x) || p(z)), but with the objective's gradients."""
+        x = self.scaled(input.flatten(1))
+        if self.plain and self.samples == 1 and not self.free_bits:
+            return super().terms(x)
+        z, log_q, mean, std = self.encode(x, self.samples)
+        reconstruction, kl = self.log_px_z(x, z), log_q - self.log_p_z(z)  # [n, B]
+        if self.training and self.samples > 1:
+            weighted = torch.logsumexp(reconstruction - kl, 0)  # the objective, but for a constant
+            value = reconstruction.mean(0).detach()
+            return value, kl.mean(0).detach() + weighted.detach() - weighted
+        reconstruction, kl = reconstruction.mean(0), kl.mean(0)
+        if self.flow is None and self.prior is None:
+            each = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log())  # [B, D], exact
+            kl = each.sum(1)
+            if self.training and self.free_bits:
+                charged = each.mean(0).clamp_min(self.free_bits).sum()  # averaged over the batch, as in the paper
+                kl = kl.detach() + charged - charged.detach()
+        return reconstruction, kl
+
+    def scaled(self, x):
+        return x / 255 if self.gaussian else x
+
+    @torch.no_grad()
+    def draw(self, noise, uniforms):
+        """Images in 0..1 from standard normal codes: means, or with a PixelCNN decoder draws from uniform numbers."""
+        z = noise if self.prior is None else self.prior.from_noise(noise)
+        if self.pixels is None:
+            return self.decoder(z)
+        return self.feed_back(z, uniforms)[0]
+
+    @torch.no_grad()
+    def feed_back(self, z, uniforms):
+        """A PixelCNN decoder left to itself: its own draws [B, 784], and the logits that it drew them by."""
+        x, logits, cache = torch.zeros_like(uniforms), torch.zeros_like(uniforms), {}
+        self.pixels.see(self.decoder.logits(z))
+        for d in range(784):
+            logits[:, d] = self.pixels.at(2 * x - 1, d, cache)[:, 0]
+            x[:, d] = (uniforms[:, d] < torch.sigmoid(logits[:, d])).float()
+        return x, logits
+
+
+@torch.no_grad()
+def log_likelihood(model, data, n_samples):
+    """(average bound, average importance-weighted estimate of log p(x)), as in a3_vae_template.py, for any member."""
+    device = next(model.parameters()).device
+    images_at_once, chunk = (20, 250) if model.pixels is None else (4, 50)
+    bound, estimate, images = 0.0, 0.0, 0
+    for batch in data:
+        for x in model.scaled(batch.to(device).flatten(1)).split(images_at_once):
+            sizes = [min(chunk, n_samples - start) for start in range(0, n_samples, chunk)]
+            log_w = torch.cat([model.log_weights(x, size).double() for size in sizes])  # [S, B]
+            bound += float(log_w.mean(0).sum())
+            estimate += float((log_w.logsumexp(0) - math.log(n_samples)).sum())
+            images += len(x)
+    return bound / images, estimate / images
+
+
+def main():
+    binary = ARGS.decoder not in GAUSSIAN
+    load = bmnist if binary else mnist
+    train, val, test = load(ARGS.data_root, ARGS.batch_size, data=ARGS.data, shift=1)
+    train.binary = val.binary = test.binary = True  # images alone, no labels, whatever their values
+    run = experiment.Run(ARGS, __file__, f"family-{'-'.join(differences())}", train.name, ARGS.epochs)
+    print(f"Data:   {train.title}, {train.source}")
+    if run.finished and not ARGS.extra:
+        return
+    if ARGS.quick:
+        train, val, test = train.subset(2000), val.subset(500), test.subset(200)
+    train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
+
+    torch.manual_seed(ARGS.seed)
+    model = Family(ARGS.hidden, ARGS.zdim, ARGS.decoder, ARGS.posterior, ARGS.prior, ARGS.flows, ARGS.depth)
+    model.to(run.device)
+    model.samples, model.free_bits = ARGS.samples, ARGS.free_bits
+    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=0.02, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, ARGS.lr, total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
+    )
+    codes = torch.randn(36, ARGS.zdim)  # the same in every picture of every epoch
+    uniforms = torch.rand(36, 784)
+    grids, best = [], None
+
+    if state := run.load():
+        experiment.fill(model, state["model"], run.checkpoint)
+        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
+        schedule.load_state_dict(state["schedule"])
+        grids, best = state["grids"], state["best"]
+
+    for epoch in range(len(run.history), ARGS.epochs + 1):
+        run.seed(epoch)
+        if epoch == 0:
+            model.eval()
+            train_elbo, val_elbo = vae.epoch_iter(model, train, None), vae.epoch_iter(model, val, None)
+        else:
+            model.beta = ARGS.beta * min(1.0, epoch / (ARGS.warmup + 1))
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * ARGS.epochs))
+            train_elbo, val_elbo = vae.run_epoch(model, (run.watch(train), val), optimizer, schedule)
+        reconstruction, kl, active = vae.diagnose(model, val)
+        run.record(
+            epoch, train_elbo=train_elbo, val_elbo=val_elbo,
+            val_reconstruction=reconstruction, val_kl=kl, active_units=active,
+        )  # fmt: skip
+        if val_elbo >= max(run.column("val_elbo")):
+            best = {name: value.clone() for name, value in model.state_dict().items()}
+        drawn = model.draw(codes.to(run.device), uniforms.to(run.device))
+        grids.append((255 * drawn).round().to(torch.uint8).cpu())
+        run.save(
+            model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
+            best=best, grids=grids,
+        )  # fmt: skip
+
+    # where the bound is not what was trained for, the last weights are the objective's own
+    model.load_state_dict(best if ARGS.beta == 1 else model.state_dict())
+    model.eval()
+    title = f"VAE, {', '.join(differences())}, {train.title}"
+    vae.save_figures(run, title, grids, {}, uniforms)
+    if ARGS.extra:
+        diagnostics.save(run, title, model, train, val, test)
+    if not run.finished:  # the test split is looked at once
+        run.seed(ARGS.epochs + 1)
+        judged = run.follow(test.subset(ARGS.eval_images), "test")
+        test_elbo, test_log_likelihood = log_likelihood(model, judged, ARGS.eval_samples)
+        chosen = run.history[-1] if ARGS.beta != 1 else max(run.history, key=lambda row: row["val_elbo"])
+        run.finish(
+            model, **{key: chosen[key] for key in ("val_elbo", "val_reconstruction", "val_kl", "active_units")},
+            best_epoch=chosen["epoch"], test_elbo=test_elbo, test_log_likelihood=test_log_likelihood,
+            eval_samples=ARGS.eval_samples, eval_images=min(ARGS.eval_images, len(test.images)),
+        )  # fmt: skip
+
+
+def differences():
+    """What makes this member another one than the VAE, as the parts of its run's name."""
+    parts = [value for value, usual in ((ARGS.decoder, "bernoulli"), (ARGS.posterior, "diagonal")) if value != usual]
+    parts += ["prior"] if ARGS.prior != "normal" else []
+    parts += [f"beta{ARGS.beta:g}"] if ARGS.beta != 1 else []
+    parts += [f"warmup{ARGS.warmup}"] if ARGS.warmup else []
+    parts += [f"free{ARGS.free_bits:g}"] if ARGS.free_bits else []
+    return parts + ([f"iwae{ARGS.samples}"] if ARGS.samples > 1 else []) or ["plain"]
+
+
+def parse_args(arguments=None):
+    number = experiment.number
+    parser = experiment.Parser(__doc__, "code/beyond")
+    group = parser.add_argument_group("objective")
+    group.add_argument("--beta", type=number(float, 0), default=1.0, help="weight of the KL term in training")
+    group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs over which that weight rises from 0")
+    group.add_argument("--free_bits", type=number(float, 0), default=0.0, help="nats of a dimension that cost nothing")
+    group.add_argument("--samples", type=number(int, 1, 1000), default=1, help="draws of z in the bound trained for")
+    group = parser.add_argument_group("model and training")
+    decoders = ["bernoulli", *GAUSSIAN, "pixelcnn"]
+    group.add_argument(
+        "--decoder", choices=decoders, default="bernoulli", help="p(x|z); Gaussian, variance 1/2 or learned: 8-bit data"
+    )
+    group.add_argument("--posterior", choices=list(POSTERIORS), default="diagonal", help="q(z|x)")
+    group.add_argument("--flows", type=number(int, 1, 100), default=4, help="steps of the posterior's flow")
+    group.add_argument("--prior", choices=["normal", "coupling"], default="normal", help="p(z)")
+    group.add_argument("--epochs", type=number(int, 1), default=40, help="passes over the training images")
+    group.add_argument("--zdim", type=number(int, 2, 1000), default=20, help="dimensions of the latent space")
+    group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
+    group.add_argument("--depth", type=number(int, 1, 10), default=1, help="hidden layers of encoder and decoder")
+    group.add_argument("--batch_size", type=number(int, 1), default=128, help="images a step")
+    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="Adam's highest learning rate")
+    group.add_argument(
+        "--eval-samples", type=number(int, 1), default=500, help="importance samples an image for the test log p(x)"
+    )
+    group.add_argument(
+        "--eval-images", type=number(int, 1), default=1000, help="test images that it is estimated on, evenly spread"
+    )
+    experiment.run_options(parser, BINARY + GREY)
+    args = parser.parse_args(arguments)
+    if args.data != "auto" and (args.data in GREY) != (args.decoder in GAUSSIAN):
+        kind = "8-bit data" if args.decoder in GAUSSIAN else "binary data"
+        parser.error(f"--decoder {args.decoder} is for {kind}, not {args.data}")
+    if args.samples > 1 and (args.beta != 1 or args.warmup or args.free_bits):
+        parser.error("--samples: the importance-weighted bound has no KL term that could be weighted or freed")
+    if args.free_bits and (args.posterior, args.prior) != ("diagonal", "normal"):
+        parser.error("--free_bits needs the KL of each dimension: a diagonal posterior and a normal prior")
+    if args.quick:
+        args.epochs, args.eval_samples = min(args.epochs, 2), min(args.eval_samples, 20)
+    return args
+
+
+if __name__ == "__main__":
+    ARGS = parse_args()
+    experiment.start(main)

@@ -1,0 +1,310 @@
+"""The VAE's relatives: the plain member is the VAE, flows know their determinants, bounds are ordered, free bits are free."""
+
+import itertools
+import json
+import math
+
+import a3_vae_template as vae
+import pytest
+import torch
+from beyond import diagnostics
+from beyond import vae_family as family
+from conftest import is_one_line
+
+SCRIPT = "beyond/vae_family.py"
+FLOWS = [name for name, flow in family.POSTERIORS.items() if flow]
+
+
+def member(z_dim=5, hidden=16, **parts):
+    """A member with weights as they are after some training: far from the identity."""
+    torch.manual_seed(1)
+    model = family.Family(hidden, z_dim, **parts).double().eval()
+    for module in (model.flow, model.prior):
+        for name, weights in module.named_parameters() if module else ():
+            if name.startswith(("amortised", "outward")) or ".nn.4." in name:  # what starts small, or at 0
+                torch.nn.init.normal_(weights, std=0.1)
+    return model
+
+
+def images(n=4):
+    torch.manual_seed(2)
+    return (torch.rand(n, 784) < 0.3).double()
+
+
+def test_the_plain_member_is_the_vae_to_the_last_digit():
+    trained = []
+    for make in (vae.VAE, family.Family):
+        torch.manual_seed(0)
+        model = make(30, 4)
+        data = [(torch.rand(16, 1, 28, 28) < 0.3).float() for _ in range(5)]
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        values = vae.run_epoch(model, (data, data), optimizer)
+        trained.append((values, model.state_dict()))
+    (values, weights), (values_, weights_) = trained
+    assert values == values_
+    assert all(torch.equal(weights[name], weights_[name]) for name in weights)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_flows_log_determinant_is_that_of_its_jacobian(name):
+    model, context = member(posterior=name), torch.randn(1, family.CONTEXT).double()
+    found = []
+    for _ in range(5):
+        z = 0.3 * torch.randn(1, 5).double()
+        _, ldj = model.flow(z, torch.zeros(1).double(), context)
+        through = lambda z: model.flow(z[None], torch.zeros(1).double(), context)[0][0]
+        sign, expected = torch.linalg.slogdet(torch.autograd.functional.jacobian(through, z[0]))
+        assert ldj.item() == pytest.approx(float(expected), rel=1e-7, abs=1e-9)
+        assert sign > 0 or name == "householder"
+        found.append(abs(ldj.item()))
+    assert max(found) > 0.01 or name == "householder"  # no identity
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_each_image_has_a_flow_of_its_own_and_draws_do_not_mix(name):
+    model, context = member(posterior=name), torch.randn(3, family.CONTEXT).double()
+    z = torch.randn(2, 3, 5).double()
+    out, ldj = model.flow(z, torch.zeros(2, 3).double(), context)
+    for i, j in itertools.product(range(2), range(3)):
+        alone, its_ldj = model.flow(z[i, j][None], torch.zeros(1).double(), context[j][None])
+        torch.testing.assert_close(out[i, j], alone[0])
+        torch.testing.assert_close(ldj[i, j], its_ldj[0])
+    other, _ = model.flow(z[:, :1].expand(2, 3, 5), torch.zeros(2, 3).double(), context)
+    assert (other[0, 0] - other[0, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["diagonal", *FLOWS])
+def test_the_density_of_q_integrates_to_1_in_the_plane(name):
+    """E_q[r / q] = 1 for any density r that lies inside: here a narrow Gaussian round the draws' middle. A q that was
+    wrong by a factor would be seen, and so would one with another shape."""
+    model, x = member(z_dim=2, posterior=name), images(1)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        z, log_q, *_ = model.encode(x, 100_000)
+    z, log_q = z[:, 0], log_q[:, 0]
+    centre, spread = z.median(0)[0], 0.3 * z.std(0)
+    log_r = (-0.5 * ((z - centre) / spread) ** 2 - spread.log() - 0.5 * math.log(2 * math.pi)).sum(1)
+    ratio = (log_r - log_q).exp()
+    assert float(ratio.mean()) == pytest.approx(1, abs=5 * float(ratio.std()) / len(z) ** 0.5 + 1e-3)
+    assert float(ratio.std()) / len(z) ** 0.5 < 0.03
+
+
+def test_the_learned_prior_is_a_density_and_its_draws_follow_it():
+    model = member(z_dim=2, prior="coupling")
+    line = torch.linspace(-12, 12, 801).double()
+    points = torch.stack([line.repeat(801), line.repeat_interleave(801)], 1)
+    with torch.no_grad():
+        density = model.prior.log_prob(points).exp()
+        assert float(density.sum()) * float(line[1] - line[0]) ** 2 == pytest.approx(1, abs=2e-3)
+        noise = torch.randn(20_000, 2).double()
+        z = model.prior.from_noise(noise)
+        mean = (points * density[:, None]).sum(0) / density.sum()
+        torch.testing.assert_close(z.mean(0), mean, atol=0.05, rtol=0)
+        entropy = -(density * density.clamp_min(1e-300).log()).sum() / density.sum()
+        assert float(-model.prior.log_prob(z).mean()) == pytest.approx(float(entropy), abs=0.05)
+
+
+@pytest.mark.parametrize("parts", [{}, {"posterior": "iaf"}, {"prior": "coupling"}])
+def test_the_importance_weighted_bound_grows_with_the_number_of_draws(parts):
+    model, x = member(**parts), images(20)
+    with torch.no_grad():
+        log_w = model.log_weights(x, 4096)
+        bounds = [float((log_w.view(-1, k, 20).logsumexp(1) - math.log(k)).mean()) for k in (1, 4, 64, 4096)]
+        reconstruction, kl = (torch.stack(parts).mean(0) for parts in zip(*(model.terms(x) for _ in range(300))))
+    assert all(lower < higher for lower, higher in itertools.pairwise(bounds))
+    assert bounds[0] == pytest.approx(float((reconstruction - kl).mean()), abs=0.3)  # the bound itself
+
+
+def gradients(model, x):
+    torch.manual_seed(5)
+    reconstruction, kl = model.terms(x)
+    model.zero_grad()
+    (kl - reconstruction).mean().backward()
+    return (reconstruction - kl).detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_training_with_several_draws_follows_the_importance_weighted_bound():
+    model, x = member(), images()
+    model.samples = 5
+    model.train()
+    value, mine = gradients(model, x)
+    torch.manual_seed(5)
+    log_w = model.log_weights(x, 5)
+    model.zero_grad()
+    (-torch.logsumexp(log_w, 0)).mean().backward()
+    theirs = [p.grad for p in model.parameters() if p.grad is not None]
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(value, log_w.mean(0).detach())  # what is recorded is the bound all the same
+
+
+def test_free_bits_charge_nothing_below_lambda_and_everything_above():
+    model, x = member(), images(32)
+    model.train()
+    encoder = [*model.encoder.parameters()]
+
+    def kl_gradient(free_bits):
+        model.free_bits = free_bits
+        torch.manual_seed(5)
+        return torch.autograd.grad(model.terms(x)[1].mean(), encoder)
+
+    model.free_bits = 1e-9
+    value = model.terms(x)[1].mean().detach()
+    assert all(float(part.abs().max()) == 0 for part in kl_gradient(1e6))
+    assert any(float(part.abs().max()) > 0 for part in kl_gradient(1e-9))
+    model.free_bits = 1e6
+    torch.testing.assert_close(model.terms(x)[1].mean().detach(), value)  # recorded is the KL term itself
+
+
+@pytest.mark.parametrize("variance", [0.5, 0.02])
+def test_the_gaussian_decoders_bound_meets_a_linear_model_in_closed_form(variance):
+    """p(x|z) = N(W z + b, variance) with p(z) normal: log p(x) is known."""
+    model = member(z_dim=2, decoder="learned-gaussian")
+    torch.manual_seed(4)
+    w, b = 0.02 * torch.randn(784, 2).double(), 0.4 + 0.1 * torch.rand(784).double()
+    model.decoder.logits = lambda z: torch.logit(z @ w.T + b)
+    model.log_variance.data.fill_(math.log(variance))
+    z_true = torch.randn(3, 2).double()
+    x = z_true @ w.T + b + variance**0.5 * torch.randn(3, 784).double()
+    covariance = w @ w.T + variance * torch.eye(784).double()
+    offset = x - b
+    log_px = -0.5 * (
+        (offset * torch.linalg.solve(covariance, offset.T).T).sum(1)
+        + torch.linalg.slogdet(covariance)[1]
+        + 784 * math.log(2 * math.pi)
+    )
+    precision = torch.eye(2).double() + w.T @ w / variance
+    mean = torch.linalg.solve(precision, w.T @ offset.T / variance).T
+    # q is wider than the posterior: the bound is loose, and importance sampling comes to the exact value
+    std = 1.5 * precision.inverse().diagonal().sqrt().expand(3, 2)
+    model.encoder.forward = lambda input: (mean, std)
+    model.scaled = lambda input: input
+    with torch.no_grad():
+        log_w = model.log_weights(x, 20_000)
+    torch.testing.assert_close(log_w.logsumexp(0) - math.log(20_000), log_px, atol=0.02, rtol=0)
+    assert (log_w.mean(0) < log_px - 0.1).all()
+
+
+def test_a_pixelcnn_decoder_sees_z_and_no_pixel_to_come():
+    model = member(decoder="pixelcnn")
+    x, z = images(2).requires_grad_(), torch.randn(2, 5).double().requires_grad_()
+    logits = model.pixels.see(model.decoder.logits(z))(2 * x - 1)[:, 400, 0].sum()
+    by_x, by_z = torch.autograd.grad(logits, [x, z])
+    assert not by_x[:, 400:].any()
+    assert by_x[:, 399].all()
+    assert by_z.all()
+    uniforms = torch.rand(2, 784).double()
+    drawn, logits = model.feed_back(z.detach(), uniforms)
+    with torch.no_grad():
+        at_once = model.pixels.see(model.decoder.logits(z))(2 * drawn - 1)[..., 0]
+    torch.testing.assert_close(logits, at_once)
+    assert torch.equal(drawn, (uniforms < torch.sigmoid(logits)).double())
+
+
+def test_a_spherical_way_keeps_ends_and_lengths():
+    torch.manual_seed(0)
+    a, b, t = torch.randn(20), torch.randn(20), torch.linspace(0, 1, 11)[:, None]
+    way = diagnostics.spherical(a, b, t)
+    torch.testing.assert_close(way[0], a)
+    torch.testing.assert_close(way[-1], b)
+    torch.testing.assert_close(way.norm(dim=1), ((1 - t) * a.norm() + t * b.norm())[:, 0])
+    steps = (way / way.norm(dim=1, keepdim=True)).diff(dim=0).norm(dim=1)
+    torch.testing.assert_close(steps, steps[:1].expand(10), rtol=1e-4, atol=0)
+    middle = diagnostics.straight(a, b, t)[5].norm()
+    assert middle < 0.9 * way[5].norm()  # the straight way leaves the shell
+    torch.testing.assert_close(diagnostics.spherical(a, 2 * a, t)[5], 1.5 * a)
+
+
+def test_slant_and_stroke_width_measure_what_they_say():
+    def bar(width, lean):
+        image = torch.zeros(28, 28)
+        for row in range(4, 24):
+            left = round(12 + lean * (14 - row))
+            image[row, left : left + width] = 1
+        return image.flatten()
+
+    upright, right, left = (bar(4, lean) for lean in (0, 0.4, -0.4))
+    slants = diagnostics.slant(torch.stack([upright, right, left]))
+    assert slants.tolist() == pytest.approx([0, 0.4, -0.4], abs=0.03)
+    widths = diagnostics.stroke_width(torch.stack([bar(2, 0), bar(4, 0), bar(6, 0), torch.zeros(784)]))
+    assert widths[3] == 0
+    assert widths[:3].diff().tolist() == pytest.approx([2, 2], abs=0.7)
+
+
+def test_mutual_information_of_codes_that_tell_all_and_of_codes_that_tell_nothing():
+    model = member(z_dim=3)
+    n, noise = 500, torch.randn(500, 3).double()
+    far = 100 * torch.randn(n, 3).double()
+    for mean, std, expected in ((far, 0.01, math.log(n)), (torch.zeros(n, 3).double(), 1.0, 0.0)):
+        std = torch.full((n, 3), std).double()
+        log_q = (family.log_prior(noise) - std.log()).sum(1)
+        found = diagnostics.information(model, mean + std * noise, log_q, mean, std)
+        assert found["mutual_information"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--posterior", "coupling", "--prior", "coupling", "--depth", "2"],
+        ["--decoder", "gaussian"],
+        ["--decoder", "pixelcnn", "--free_bits", "0.1"],
+    ],
+    ids=" ".join,
+)
+def test_a_member_trains_resumes_and_draws_its_diagnostics(options, checkout):
+    data = "glyphs" if "gaussian" in options else "glyphs-binary"
+    words = [
+        "--quick",
+        "--data",
+        data,
+        "--hidden",
+        "32",
+        "--zdim",
+        "4",
+        "--extra",
+        "--epochs",
+        "1",
+        "--eval-images",
+        "20",
+        *options,
+    ]
+    done = checkout.run(SCRIPT, *words, "--name", "member")
+    assert done.returncode == 0, done.stderr
+    folder = checkout.folder / "runs" / "quick" / data / "member"
+    final = json.loads((folder / "results.json").read_text())["final"]
+    assert final["test_elbo"] <= final["test_log_likelihood"]
+    numbers = json.loads((folder / "extra.json").read_text())
+    assert numbers["reconstruction_real"] < 0 or data == "glyphs"
+    assert {"elbo.pdf", "aggregate.pdf", "interpolation.png", "norms.pdf"} < {
+        p.name for p in (folder / "figures").iterdir()
+    }
+
+
+def test_killed_and_resumed_it_ends_with_the_same_numbers(checkout):
+    words = ["--quick", "--data", "glyphs-binary", "--hidden", "64", "--posterior", "planar", "--epochs", "2"]
+    runs = checkout.folder / "runs" / "quick" / "glyphs-binary"
+    done = checkout.run(SCRIPT, *words, "--name", "whole")
+    assert done.returncode == 0, done.stderr
+    child = checkout.start_until(SCRIPT, *words, "--name", "killed", rows=2, folder="quick/glyphs-binary/killed")
+    child.kill()
+    child.communicate()
+    done = checkout.run(SCRIPT, *words, "--name", "killed", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert (runs / "killed" / "metrics.csv").read_bytes() == (runs / "whole" / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--decoder gaussian --data bmnist",
+        "--data mnist",
+        "--samples 5 --beta 2",
+        "--free_bits 1 --prior coupling",
+        "--zdim 1",
+    ],
+)
+def test_wrong_words_are_refused_in_one_line(wrong, capsys):
+    with pytest.raises(SystemExit) as stop:
+        family.parse_args(wrong.split())
+    assert stop.value.code == 2
+    assert is_one_line(capsys.readouterr().err)
