@@ -221,8 +221,8 @@ def save_figures(run, title, grids, manifolds, uniforms):
     figures.image_grids(run.figure("samples-draws.png"), draws, 6, f"{title}: drawn from p(x|z), the same z in all")
     for part, epoch in ("before", 0), ("half-way", run.epochs // 2), ("after", run.epochs):
         if epoch in manifolds:
-            caption = f"{title}, {stage_name(epoch, run.epochs)}"
-            figures.image_grids(run.figure(f"manifold-{part}.png"), {caption: manifolds[epoch].float() / 255}, 20)
+            grid = {stage_name(epoch, run.epochs): manifolds[epoch].float() / 255}
+            figures.image_grids(run.figure(f"manifold-{part}.png"), grid, 20, title)
 
 
 def main():

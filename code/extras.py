@@ -31,7 +31,7 @@ def vae(run, title, model, val, test, grids):
             run.figure("codes.pdf"),
             codes,
             test.labels.cpu(),
-            f"{title}: means of q(z|x) of test images",
+            f"{title}:\nmeans of q(z|x) of test images",
             "$z_1$",
             "$z_2$",
             4,

@@ -149,7 +149,8 @@ def image_grids(path, grids, columns, title="", row_labels=None):
     pictures = {caption: tile(images, columns) for caption, images in grids.items()}
     widths = [picture.shape[1] for picture in pictures.values()]
     height = max(picture.shape[0] for picture in pictures.values())
-    inches = min(5.5, 2.4 * len(pictures) * max(1, columns / 9))  # at most the report's text width
+    # at most the report's text width; one grid alone: half of it
+    inches = min(2.9 if len(pictures) == 1 else 5.5, 2.4 * len(pictures) * max(1, columns / 9))
     size = (inches, inches * height / sum(widths) + 0.25 + 0.2 * bool(title))
     figure, axes = plt.subplots(
         1, len(pictures), figsize=size, gridspec_kw={"width_ratios": widths}, squeeze=False, layout="constrained"
@@ -193,16 +194,19 @@ def picture(path, images, columns):
 
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
     """Points in the plane, coloured by class 0..9."""
-    figure, axes = plt.subplots(figsize=(4.2, 3.8))
+    figure, axes = plt.subplots(figsize=(2.6, 2.3), layout="constrained")
     for digit in range(10):
         chosen = points[labels == digit]
         axes.scatter(
-            chosen[:, 0], chosen[:, 1], s=2, color=plt.cm.tab10(digit), label=str(digit), linewidths=0, rasterized=True
+            chosen[:, 0], chosen[:, 1], s=1, color=plt.cm.tab10(digit), label=str(digit), linewidths=0, rasterized=True
         )
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal")
     if limit:
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
-    axes.legend(title="digit", markerscale=4, bbox_to_anchor=(1.0, 1.0), loc="upper left", handletextpad=0.1)
+    axes.legend(
+        title="digit", title_fontsize=7, markerscale=4, bbox_to_anchor=(1.0, 1.0), loc="upper left", handletextpad=0.1,
+        borderaxespad=0,
+    )  # fmt: skip
     finish(figure, path)
 
 
