@@ -8,7 +8,8 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-SCRIPTS = [*sorted(path.stem for path in ROOT.glob("code/a3_*_template.py")), "beyond/autoregressive", "beyond/flow_2d"]
+BEYOND = ["beyond/autoregressive", "beyond/flow_2d", "beyond/vae_family"]
+SCRIPTS = [*sorted(path.stem for path in ROOT.glob("code/a3_*_template.py")), *BEYOND]
 PRINTED = re.compile(r"python code/([\w/]+)\.py((?: -[-\w]+(?: [\w.]+)?)*)(?=`|\s\s|\n)")
 
 

@@ -1,4 +1,4 @@
-"""The VAE's relatives: the plain member is the VAE, flows know their determinants, bounds are ordered, free bits are free."""
+"""Relatives of the VAE: the plain one is the VAE, flows know their determinants, bounds are ordered, free bits free."""
 
 import itertools
 import json

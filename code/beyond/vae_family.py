@@ -59,9 +59,8 @@ class Planar(nn.Module):
         parts = self.amortised(context).split(self.sizes, 1)
         for u, w, b in zip(parts[0::3], parts[1::3], parts[2::3]):
             wu = (w * u).sum(1, keepdim=True)
-            u = u + (F.softplus(wu) - 1 - wu) * w / w.pow(2).sum(1, keepdim=True).clamp_min(
-                1e-8
-            )  # w u > -1: invertible
+            # w u becomes log(1 + exp(w u)) - 1 > -1: invertible
+            u = u + (F.softplus(wu) - 1 - wu) * w / w.pow(2).sum(1, keepdim=True).clamp_min(1e-8)
             t = torch.tanh((w * z).sum(-1, keepdim=True) + b)
             z = z + u * t
             ldj = ldj + torch.log1p((1 - t[..., 0].pow(2)) * (w * u).sum(1))
