@@ -30,18 +30,37 @@ RUNS = [
     ("nf", "a3_nf_template.py", False, [], ["--epochs", "8"], 400),
     ("nf-multiscale", "a3_nf_template.py", False, ["--arch", "multiscale"], ["--epochs", "1"], 500),
 ]
-ARM = "beyond/autoregressive.py"
+ARM, FAMILY = "beyond/autoregressive.py", "beyond/vae_family.py"
 BEYOND = [
     ("pixelcnn", ARM, True, [], ["--epochs", "1"], 1400),
-    ("markov", ARM, True, ["--model", "markov"], ["--epochs", "1"], 60),
+    ("markov", ARM, True, ["--model", "markov"], ["--epochs", "1"], 120),
     ("rnn", ARM, True, ["--model", "rnn"], ["--epochs", "1"], 800),
     ("conv1d", ARM, True, ["--model", "conv1d"], ["--epochs", "1"], 800),
     ("pixelcnn-grey", ARM, False, ["--likelihood", "logistic-mixture"], ["--epochs", "1"], 1400),
-    *(
-        (f"flow-{target}", "beyond/flow_2d.py", target, ["--target", target], [], 60)
-        for target in ("moons", "rings", "checkerboard")
-    ),
 ]
+for name, words, epochs, weight in (
+    ("plain", "", 4, 100),
+    ("beta4", "--beta 4", 4, 100),
+    ("beta0", "--beta 0", 4, 100),
+    ("warmup20", "--warmup 20", 4, 100),
+    ("free0.2", "--free_bits 0.2", 4, 100),
+    ("iwae5", "--samples 5", 4, 300),
+    ("planar", "--posterior planar", 4, 150),
+    ("householder", "--posterior householder", 4, 150),
+    ("sylvester", "--posterior sylvester", 4, 400),
+    ("iaf", "--posterior iaf", 4, 150),
+    ("coupling", "--posterior coupling", 4, 200),
+    ("prior", "--prior coupling", 4, 150),
+    ("pixelcnn", "--decoder pixelcnn --epochs 4", 1, 300),
+    ("pixelcnn-warmup2", "--decoder pixelcnn --epochs 4 --warmup 2", 1, 300),
+    ("pixelcnn-free0.2", "--decoder pixelcnn --epochs 4 --free_bits 0.2", 1, 300),
+    ("gaussian", "--decoder gaussian", 4, 100),
+    ("learned-gaussian", "--decoder learned-gaussian", 4, 100),
+):
+    binary = "gaussian" not in name
+    BEYOND.append((f"family-{name}", FAMILY, binary, words.split(), ["--epochs", str(epochs)], weight))
+for target in ("moons", "rings", "checkerboard"):
+    BEYOND.append((f"flow-{target}", "beyond/flow_2d.py", target, ["--target", target], [], 60))
 
 
 def epochs_done(folder, total):

@@ -20,6 +20,27 @@ TITLES = {
     "nf-multiscale-long": "RealNVP, multi-scale, long",
     "pixelcnn-long": "PixelCNN, long",
 }
+# relatives of the VAE, code/beyond/vae_family.py
+MEMBERS = {
+    "family-plain": "the VAE",
+    "family-beta4": "KL term weighted by 4",
+    "family-beta0": "no KL term",
+    "family-warmup20": "KL term fades in, 20 epochs",
+    "family-free0.2": "free bits, 0.2 nats a dimension",
+    "family-iwae5": "importance weights, 5 draws",
+    "family-planar": "posterior: planar flow",
+    "family-householder": "posterior: Householder flow",
+    "family-sylvester": "posterior: Sylvester flow",
+    "family-iaf": "posterior: inverse autoregressive",
+    "family-coupling": "posterior: couplings",
+    "family-prior": "prior: couplings",
+    "family-best": "best of them",
+    "family-pixelcnn": "decoder: PixelCNN",
+    "family-pixelcnn-warmup2": "decoder: PixelCNN, KL term fades in",
+    "family-pixelcnn-free0.2": "decoder: PixelCNN, free bits",
+    "family-gaussian": "decoder: Gaussian, variance 1/2",
+    "family-learned-gaussian": "decoder: Gaussian, learned variance",
+}
 DATA = {
     "mnist": "MNIST",
     "bmnist": "static binary MNIST",
@@ -167,6 +188,18 @@ def family_rows(table):
             rows.append([f"- {TITLES.get(run, run)}", stability, measured["likelihood"],
                          f"{measured['samples_per_second']:,.0f} images/s",
                          f"{size} numbers for 784" if size else "none"])  # fmt: skip
+    return header, rows
+
+
+def members(results):
+    """Relatives of the VAE, one row each; the Gaussian ones' nats are of densities of grey images, another scale."""
+    header = ["member", "epochs", "bound", "log p(x)", "reconstruction", "KL", "active", "training, s"]
+    rows = []
+    for run, result in results.items():
+        final = result["final"]
+        keys = ("test_elbo", "test_log_likelihood", "val_reconstruction", "val_kl")
+        rows.append([MEMBERS[run], str(result["epochs"]), *(number(final[key]) for key in keys),
+                     str(final["active_units"]), number(result["seconds"], 0)])  # fmt: skip
     return header, rows
 
 

@@ -99,17 +99,19 @@ def macros(files):
         if "epochs" in result:
             numbers["half"] = result["epochs"] // 2
         final = dict(result["final"])
-        if "test_log_likelihood" in final:
+        if "test_elbo" in final:
             final["gap"] = final["test_log_likelihood"] - final["test_elbo"]
         lines += define(name, "", {**numbers, **final})
     return lines
 
 
-def write_tables(folder, comparison, seeds):
+def write_tables(folder, comparison, seeds, members):
     """\\input{table-quality} and the like in the report; empty while nothing has been compared."""
-    contents = {"quality": "", "likelihood": "", "families": "", "note": ""}
+    contents = {"quality": "", "likelihood": "", "families": "", "note": "", "members": ""}
+    if members:
+        contents["members"] = tables.latex(*tables.members(members))
     if comparison:
-        contents = {
+        contents |= {
             "quality": tables.latex(*tables.quality(comparison)),
             "likelihood": tables.latex(*tables.likelihood(comparison)),
             "families": tables.latex(*tables.family_rows(tables.families(comparison, seeds))),
@@ -119,33 +121,45 @@ def write_tables(folder, comparison, seeds):
         (folder / f"table-{name}.tex").write_text(content + "\n")
 
 
+def top(quick):
+    return ROOT / "runs" / ("quick" if quick else "")
+
+
 def published():
     return macros(sorted((ROOT / "report" / "results").glob("*.json"))), "figures/", None
 
 
 def of_the_user(quick):
     """(macros, where the figures are, banner) of the runs in runs/, on real data where there are such."""
-    top = ROOT / "runs" / ("quick" if quick else "")
     lines, links, banner = [], ROOT / "runs" / "report-figures", None
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    for name in (name for name in tables.TITLES if name not in ONLY_PUBLISHED):
+    for name in (name for name in [*tables.TITLES, *tables.MEMBERS] if name not in ONLY_PUBLISHED):
         for data in tables.DATA:  # the real ones first
-            folder = top / data / name
+            folder = top(quick) / data / name
             if (folder / "results.json").exists():
                 lines += macros([p for p in (folder / "results.json", folder / "extra.json") if p.exists()])
                 shutil.copytree(folder / "figures", links / name)
                 if data not in REAL:
                     banner = f"These runs used {tables.DATA[data]}: no figure here says anything about MNIST."
                 break
-    if (top / "comparison" / "comparison.json").exists():
-        lines += macros([top / "comparison" / "comparison.json"])
-        shutil.copytree(top / "comparison" / "figures", links / "comparison")
+    if (top(quick) / "comparison" / "comparison.json").exists():
+        lines += macros([top(quick) / "comparison" / "comparison.json"])
+        shutil.copytree(top(quick) / "comparison" / "figures", links / "comparison")
     published = [ROOT / "report" / "results" / f"{name}.json" for name in ONLY_PUBLISHED]
     lines += macros([path for path in published if path.exists()])
     if (ROOT / "report" / "figures" / "bench").exists():
         shutil.copytree(ROOT / "report" / "figures" / "bench", links / "bench")
     return lines, "../runs/report-figures/", banner
+
+
+def member_files(user, quick):
+    """(run, its results file) of each of the VAE's relatives."""
+    for run in tables.MEMBERS:
+        if user:
+            yield from ((run, top(quick) / data / run / "results.json") for data in REAL)
+        else:
+            yield run, ROOT / "report" / "results" / f"{run}.json"
 
 
 def load(path):
@@ -167,8 +181,9 @@ def main():
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
     published_results = ROOT / "report" / "results"
-    mine = ROOT / "runs" / ("quick" if quick else "") / "comparison" if user else published_results
-    write_tables(build, load(mine / "comparison.json"), load(published_results / "seeds.json"))
+    mine = top(quick) / "comparison" if user else published_results
+    members = {run: load(path) for run, path in member_files(user, quick) if path.exists()}
+    write_tables(build, load(mine / "comparison.json"), load(published_results / "seeds.json"), members)
     if user:
         if not shutil.which("latexmk"):
             print("runs/report.pdf: not compiled, LaTeX is missing")

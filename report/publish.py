@@ -13,9 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 import tables
 
 ROOT = Path(__file__).resolve().parents[1]
+GREY_MEMBERS = [run for run in tables.MEMBERS if "gaussian" in run]
+BINARY_MEMBERS = [run for run in tables.MEMBERS if "gaussian" not in run]
 RUNS = {
-    "bmnist": ["vae-z20", "vae-z2", "pixelcnn", "pixelcnn-long", "markov", "rnn", "conv1d"],
-    "mnist": ["gan", "nf", "nf-multiscale", "nf-short", "nf-multiscale-long", "pixelcnn-grey"],
+    "bmnist": ["vae-z20", "vae-z2", "pixelcnn", "pixelcnn-long", "markov", "rnn", "conv1d", *BINARY_MEMBERS],
+    "mnist": ["gan", "nf", "nf-multiscale", "nf-short", "nf-multiscale-long", "pixelcnn-grey", *GREY_MEMBERS],
 }
 BEGIN, END = "<!-- results: written by make publish -->", "<!-- end of results -->"
 FULLY_CONNECTED = "1.89 (MAF), 1.06 (Real NVP, convolutional); FFJORD Table 2"
