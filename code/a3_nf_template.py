@@ -26,7 +26,7 @@ import figures
 import multiscale
 from datasets import GREY
 from datasets.mnist import mnist
-from experiment import at_least_float32
+from experiment import at_least_float32, in_double
 
 BAR = 1.85  # bits per dimension, Question 3.8
 LARGEST_GRID = 400
@@ -192,7 +192,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
             if schedule:
                 schedule.step()
             losses.append(loss.detach())
-        total = total + log_px.detach().double().sum()  # the last batch is smaller: sum now, divide at the end
+        total = total + in_double(log_px.detach()).sum()  # the last batch is smaller: sum now, divide at the end
         images += len(imgs)
     experiment.require_finite(losses, 100)  # bits per dimension; untrained models have 28
     return bits_per_dim(float(total) / images)
@@ -214,7 +214,7 @@ def averaged_bpd(model, data, n_samples):
     total, images = 0.0, 0
     for imgs, _ in data:
         x = imgs.to(device)
-        log_px = torch.stack([model(x).double() for _ in range(n_samples)])  # [S, B]
+        log_px = torch.stack([in_double(model(x)) for _ in range(n_samples)])  # [S, B]
         total += float((log_px.logsumexp(0) - math.log(n_samples)).sum())
         images += len(x)
     return bits_per_dim(total / images)

@@ -26,7 +26,7 @@ import extras
 import figures
 from datasets import BINARY
 from datasets.bmnist import bmnist
-from experiment import at_least_float32
+from experiment import at_least_float32, in_double
 
 SOFTPLUS_AT_1 = math.log(math.e - 1)  # softplus of it is 1
 
@@ -155,8 +155,7 @@ def log_likelihood(model, data, n_samples):
     for batch in data:
         for x in batch.to(device).flatten(1).split(20):
             mean, std = model.encoder(x)
-            log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64, device=device)
-            log_mean = torch.zeros_like(log_sum)
+            log_sum, log_mean = torch.tensor(-math.inf, dtype=torch.float64), 0.0
             for start in range(0, n_samples, chunk):
                 eps = torch.randn(min(chunk, n_samples - start), *mean.shape, device=device)  # [S, B, z]
                 z = mean + std * eps
@@ -164,9 +163,9 @@ def log_likelihood(model, data, n_samples):
                 # log Bern(x | sigmoid(l)) = x l - softplus(l), summed over pixels
                 log_px_z = torch.einsum("sbm,bm->sb", logits, x) - F.softplus(logits).sum(-1)
                 log_ratio = (0.5 * (eps**2 - z**2) + std.log()).sum(-1)  # log p(z) - log q(z|x)
-                log_w = (log_px_z + log_ratio).double()
+                log_w = in_double(log_px_z + log_ratio)
                 log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
-                log_mean += log_w.sum(0)
+                log_mean = log_mean + log_w.sum(0)
             bound += float(log_mean.sum()) / n_samples
             estimate += float((log_sum - math.log(n_samples)).sum())
             images += len(x)
@@ -215,7 +214,7 @@ def save_figures(run, title, grids, manifolds, uniforms):
         {"reconstruction, -log p(x|z)": reconstruction, "KL(q(z|x) || p(z))": kl},
         ylabel="nats per image", title=f"{title}, validation images", ylim=(0, 1.3 * (reconstruction[1] + kl[1])),
     )  # fmt: skip
-    means = {stage_name(epoch, run.epochs): grids[epoch].float() / 255 for epoch in stages(run.epochs)}
+    means = {stage_name(epoch, run.epochs): grids[epoch].cpu() / 255 for epoch in stages(run.epochs)}
     draws = {name: (uniforms < mean).float() for name, mean in means.items()}
     figures.image_grids(run.figure("samples-means.png"), means, 6, f"{title}: means of p(x|z), the same z in all")
     figures.image_grids(run.figure("samples-draws.png"), draws, 6, f"{title}: drawn from p(x|z), the same z in all")

@@ -197,6 +197,7 @@ def evaluate(run, folder, results, device):
     decode, dimensions, model = {**RUNS, **BEYOND}[run][0](folder, results)
     model.to(device).eval()
     data, has_codes, times = results["data"], run in RUNS, []
+    images_from(decode, torch.randn(100, dimensions), device)  # to warm up
     # the seed of the run's own last look: a GAN is judged by the very samples that it was judged by then
     experiment.seed_epoch(results["seed"], results["epochs"] + 1)
     images = images_from(decode, torch.randn(1000 if ARGS.quick else 10000, dimensions), device, times)
@@ -237,7 +238,7 @@ def save_figures(folder, comparison, rows, paths):
         ("interpolations.png", RUNS, paths, f"from {ENDS[0]} to {ENDS[1]} in latent space"),
     ):
         shown = {label: images for run in runs for label, images in shown.get(run, {}).items()}
-        if shown:
+        if shown and all(run in rows for run in runs if run in comparison):  # with --only, whole figures or none
             title = " and ".join(dict.fromkeys(tables.DATA[comparison[run]["data"]] for run in runs if run in rows))
             figures.image_rows(folder / "figures" / name, shown, f"{title}: {what}")
 

@@ -210,6 +210,11 @@ def at_least_float32(x):
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def in_double(x):
+    """For sums of many terms; on the CPU where the device knows no float64, as Apple's."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 @functools.cache
 def fast_bf16(device_type):
     if device_type == "cuda":
@@ -446,12 +451,13 @@ def start(main):
         )
         file = f"{show(error.filename)}: " if getattr(error, "filename", None) else ""
         line, status = f"{file}{getattr(error, 'strerror', None) or error}; {cure}, then: {go_on()}", 1
-    except (MemoryError, torch.OutOfMemoryError):
-        line, status = f"out of memory: try a smaller batch size; {go_on()}", 1
     except Exception as error:
-        if not hasattr(error, "exit_status"):
+        out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+        if not out_of_memory and not hasattr(error, "exit_status"):
             raise
-        line, status = str(error), error.exit_status
+        line, status = str(error), getattr(error, "exit_status", 1)
+        if out_of_memory:
+            line = f"out of memory: try a smaller model or batch; {go_on()}"
     if current and current.bar is not None:
         current.bar.close()
     with contextlib.suppress(OSError):

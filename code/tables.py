@@ -120,8 +120,11 @@ def cost(comparison):
 
 def note(comparison):
     """What a caption has to say: what is compared with what, on which machine."""
-    first = next(iter(comparison.values()))
-    sampled = f"{first['sampling_device']} ({first['processor']}, {first['threads']} threads)"
+    places = (
+        f"{entry['sampling_device']} ({entry['processor']}, {entry['threads']} threads)"
+        for entry in comparison.values()
+    )
+    sampled = ", ".join(dict.fromkeys(places))
     judged = [figures for entry in comparison.values() for figures in entry["quality"].values()]
     lines = [
         f"Samples drawn on {sampled}, a thousand at a time, the median. Training on "
@@ -192,14 +195,14 @@ def family_rows(table):
 
 
 def members(results):
-    """Relatives of the VAE, one row each; the Gaussian ones' nats are of densities of grey images, another scale."""
-    header = ["member", "epochs", "bound", "log p(x)", "reconstruction", "KL", "active", "training, s"]
+    """Relatives of the VAE, one row each: the bound and its terms on validation images, log p(x) on test images."""
+    header = ["member", "epochs", "bound", "reconstruction", "KL", "active", "test log p(x)", "training, s"]
     rows = []
     for run, result in results.items():
         final = result["final"]
-        keys = ("test_elbo", "test_log_likelihood", "val_reconstruction", "val_kl")
-        rows.append([MEMBERS[run], str(result["epochs"]), *(number(final[key]) for key in keys),
-                     str(final["active_units"]), number(result["seconds"], 0)])  # fmt: skip
+        terms = (number(final[key]) for key in ("val_elbo", "val_reconstruction", "val_kl"))
+        rows.append([MEMBERS[run], str(result["epochs"]), *terms, str(final["active_units"]),
+                     number(final["test_log_likelihood"]), number(result["seconds"], 0)])  # fmt: skip
     return header, rows
 
 

@@ -46,6 +46,7 @@ class Checkout:
         for part in ("code", "datasets"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         ours = ["__main__", *(path.stem for path in ROOT.glob("code/*.py"))]
+        ours += [f"beyond.{path.stem}" for path in ROOT.glob("code/beyond/*.py")]
         self.environment = {
             **os.environ, "A3_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONWARNINGS": ",".join(f"error:::{module}" for module in ours),

@@ -18,12 +18,13 @@ RUNS = {
         "glyphs",
         ["--arch", "multiscale", "--epochs", "1", "--flows", "1", "--hidden", "8", "--batch_size", "256"],
     ),
+    "markov": ("beyond/autoregressive.py", "glyphs-binary", ["--model", "markov", "--epochs", "1", "--hidden", "8"]),
 }
 
 
 @pytest.fixture(scope="module")
 def judged(checkout):
-    """Three of the five standard runs, tiny, then what evaluate.py says of them."""
+    """Three of the five standard runs and one beyond them, tiny, then what evaluate.py says of them."""
     for run, (script, data, options) in RUNS.items():
         trained = checkout.run(script, "--quick", "--data", data, "--name", run, *options)
         assert trained.returncode == 0, trained.stderr
@@ -59,6 +60,7 @@ def test_each_kind_of_image_meets_its_own_reference(judged):
         for run, entry in comparison.items()
     }
     assert references["vae-z2"] == {"means": "glyphs", "draws": "glyphs-binary"}
+    assert references["markov"] == {"draws": "glyphs-binary"}
     assert references["gan"] == references["nf-multiscale"] == {"samples": "glyphs"}
     figures = [figures for entry in comparison.values() for figures in entry["quality"].values()]
     floors = {figures["reference"]: figures["frechet_floor"] for figures in figures}
@@ -76,6 +78,10 @@ def test_a_gan_is_judged_by_the_samples_that_its_run_was_judged_by(judged):
 def test_likelihoods_are_the_runs_own_and_name_their_kind(judged):
     comparison = json.loads((judged[0] / "comparison" / "comparison.json").read_text())
     vae, gan, nf = (comparison[run]["likelihood"] for run in ("vae-z2", "gan", "nf-multiscale"))
+    markov = comparison["markov"]["likelihood"]
+    assert markov["kind"] == "exact"
+    assert markov["test_log_likelihood"] < 0
+    assert comparison["markov"]["latent_dimensions"] is None
     assert gan == {"kind": "none"}
     assert nf["kind"] == "exact"
     assert nf["val_bpd"] > 0
@@ -90,8 +96,27 @@ def test_tables_and_figures_name_the_data(judged):
         assert part in done.stdout
         assert part in (folder / "comparison" / "table.md").read_text()
         assert part in (folder / "comparison" / "table.tex").read_text()
-    for name in ("samples.png", "interpolations.png"):
+    for name in ("samples.png", "interpolations.png", "beyond.png"):
         assert (folder / "comparison" / "figures" / name).stat().st_size > 2000
+
+
+def test_some_runs_are_judged_alone_and_the_lines_of_others_stay(judged, checkout):
+    folder = judged[0] / "comparison"
+    before = json.loads((folder / "comparison.json").read_text())
+    pictures = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    whole = dict(before)
+    del whole["markov"]
+    (folder / "comparison.json").write_text(json.dumps(whole))
+    done = checkout.run("evaluate.py", "--quick", "--only", "markov")
+    assert done.returncode == 0, done.stderr
+    after = json.loads((folder / "comparison.json").read_text())
+    assert list(after) == list(before)
+    assert after["gan"] == before["gan"]
+    assert after["markov"]["quality"] == before["markov"]["quality"]
+    assert pictures == {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    unknown = checkout.run("evaluate.py", "--quick", "--only", "lstm")
+    assert unknown.returncode == 2
+    assert is_one_line(unknown.stderr)
 
 
 def test_damaged_weights_end_in_one_line(judged, checkout):
@@ -109,10 +134,13 @@ def test_damaged_weights_end_in_one_line(judged, checkout):
     assert (judged[0] / "comparison" / "comparison.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("load", [evaluate.load_vae, evaluate.load_gan, evaluate.load_nf])
+LOADERS = [evaluate.load_vae, evaluate.load_gan, evaluate.load_nf, evaluate.load_autoregressive]
+
+
+@pytest.mark.parametrize("load", LOADERS)
 def test_weights_of_something_else_are_refused(load, tmp_path):
     for state in ({"other": 1}, [1, 2], {"best": {}, "latent_dim": 3, "width": 1, "sizes": {}, "state": {}}):
-        for name in ("checkpoint.pt", "generator.pt", "flow.pt"):
+        for name in ("checkpoint.pt", "generator.pt", "flow.pt", "autoregressive.pt"):
             experiment.save_checked(tmp_path / name, state)
         with pytest.raises(experiment.UserError):
             load(tmp_path, {"settings": {"hidden": 8, "zdim": 2}})

@@ -127,7 +127,9 @@ def option_names(module):
     return sorted({word.strip(",") for word in help_text.getvalue().split() if word.startswith("--")} - {"--help"})
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "beyond/autoregressive.py", "beyond/flow_2d.py"])
+@pytest.mark.parametrize(
+    "script", [*SCRIPTS, *(f"beyond/{name}.py" for name in ("autoregressive", "flow_2d", "vae_family"))]
+)
 def test_any_words_give_settings_or_one_line_and_status_2(script):
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     names = option_names(module)

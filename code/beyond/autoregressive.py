@@ -30,7 +30,7 @@ import figures
 from datasets import BINARY, GREY
 from datasets.bmnist import bmnist
 from datasets.mnist import mnist
-from experiment import at_least_float32
+from experiment import at_least_float32, in_double
 
 SIDE, PIXELS = 28, 784
 MIXTURE = 10  # logistics a pixel
@@ -124,9 +124,17 @@ class Conv1d(nn.Module):
         past = cache.setdefault("past", [[] for _ in self.dilations])
         for dilation, taps, mix, before in zip(self.dilations, self.taps, self.mix, past):
             before.append(h)
-            earlier = before[d - dilation] if d >= dilation else torch.zeros_like(h)
+            earlier = take(before, d - dilation, h)
             h = h + mix(gate(taps(torch.cat([earlier, h], 1)), 1))
         return self.out(h)
+
+
+def take(before, place, like):
+    """What was kept for a place, for the last time that it is needed; zeros where there is none."""
+    if place < 0:
+        return torch.zeros_like(like)
+    found, before[place] = before[place], None
+    return found
 
 
 def gate(a, dim):
@@ -182,7 +190,7 @@ class PixelCNN(nn.Module):
         layers = zip(self.dilations, self.h, self.mix, cache["link"], cache["h"])
         for dilation, conv_h, mix, link, before in layers:
             before.append(h)
-            earlier = before[column - dilation] if column >= dilation else torch.zeros_like(h)
+            earlier = take(before, column - dilation, h)
             a = F.conv2d(torch.cat([earlier, h], 3), conv_h.weight, conv_h.bias) + link[:, :, :, column : column + 1]
             h = h + mix(gate(a, 1))
         return self.out(h)[:, :, 0, 0]
@@ -194,7 +202,7 @@ class PixelCNN(nn.Module):
         past = cache.setdefault("v", [[] for _ in self.dilations])
         for dilation, conv_v, link, before in zip(self.dilations, self.v, self.link, past):
             before.append(v)
-            earlier = before[row - dilation] if row >= dilation else torch.zeros_like(v)
+            earlier = take(before, row - dilation, v)
             rows = F.pad(torch.cat([earlier, v], 2), (dilation, dilation))
             above = gate(F.conv2d(rows, conv_v.weight, conv_v.bias, dilation=(1, dilation)), 1)
             cache["link"].append(link(above))
@@ -315,7 +323,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
             if schedule:
                 schedule.step()
             losses.append(loss.detach())
-        total = total + log_px.detach().double().sum()
+        total = total + in_double(log_px.detach()).sum()
         images += len(x)
     experiment.require_finite(losses, 1000)  # bits per dimension
     return float(total) / images
@@ -331,24 +339,27 @@ def run_epoch(model, data, optimizer, schedule=None):
 
 
 def receptive_field(model, x, d):
-    """[784]: how strongly the distribution of pixel d depends on each pixel, the average |gradient| over images."""
+    """[784]: how strongly what pixel d is expected to be depends on each pixel, the average |gradient| over images."""
     scaled = model.scaled(x).requires_grad_()
-    at_least_float32(model.net(scaled))[:, d].sum().backward()
+    with torch.backends.cudnn.flags(enabled=False):  # whose GRU has no gradient in eval mode
+        a = at_least_float32(model.net(scaled))[:, d]
+        model.likelihood.cumulative(a).sum().backward()  # the expected value is `levels` less the sum of these
     return scaled.grad.abs().mean(0)
 
 
 def seconds_per_sample_pixel(model, uniforms, pixels=24):
     """(with what is kept, without) seconds a pixel: the first over whole images, the second over a few pixels."""
-    start = time.perf_counter()
-    model.sample(uniforms)
-    kept = (time.perf_counter() - start) / PIXELS
+
+    def seconds(work):
+        work()  # to warm up
+        start = time.perf_counter()
+        work().cpu()  # the end of a GPU's work
+        return time.perf_counter() - start
+
     with torch.no_grad():
         scaled = torch.zeros_like(uniforms)
-        model.net(scaled)
-        start = time.perf_counter()
-        for _ in range(pixels):
-            model.net(scaled)
-    return kept, (time.perf_counter() - start) / pixels
+        kept = seconds(lambda: model.sample(uniforms)) / PIXELS
+        return kept, seconds(lambda: [model.net(scaled) for _ in range(pixels)][-1]) / pixels
 
 
 def save_figures(run, title, model, val, snapshots):

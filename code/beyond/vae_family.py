@@ -1,6 +1,6 @@
 """Relatives of the VAE on static binary MNIST: other objectives, decoders, posteriors, priors, alone or together.
 
-    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py itself, to the last digit
+    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py, trained to the same digits
     python code/beyond/vae_family.py --beta 4                beta-VAE; --beta 0: reconstruction alone
     python code/beyond/vae_family.py --warmup 10             the KL term's weight rises over ten epochs
     python code/beyond/vae_family.py --free_bits 0.5         half a nat of every latent dimension costs nothing
@@ -16,8 +16,9 @@ beta-VAE: Higgins et al. 2017; free bits, IAF: Kingma et al. 2016 (arXiv:1606.04
 (arXiv:1611.09630); Sylvester: van den Berg et al. 2018 (arXiv:1803.05649).
 
 Whatever is trained for, what is recorded is the bound itself, log p(x) >= E_q[log p(x|z) + log p(z) - log q(z|x)], in
-nats: `Family.terms` returns the bound's values with the gradients of the objective, so that the epochs, the figures and
-the diagnostics are those of a3_vae_template.py.
+nats: `Family.terms` returns the bound's values with the gradients of the objective, so that the epochs are those of
+a3_vae_template.py. A diagonal posterior keeps that script's path gradient; free bits, importance weights and flows
+train with the ordinary one.
 """
 
 import math
@@ -39,7 +40,7 @@ import experiment
 from datasets import BINARY, GREY
 from datasets.bmnist import bmnist
 from datasets.mnist import mnist
-from experiment import at_least_float32
+from experiment import at_least_float32, in_double
 
 CONTEXT = 100  # numbers that a flow behind the encoder is told about an image
 GAUSSIAN = ("gaussian", "learned-gaussian")
@@ -254,14 +255,27 @@ class Family(vae.VAE):
     def encode(self, x, n):
         """n draws of q(z|x) for each image: z [n, B, D] and log q(z|x) [n, B]; the mean and std that it starts from."""
         mean, std = self.encoder(x)
-        eps = torch.randn(n, *mean.shape, device=x.device)
-        z, log_q = mean + std * eps, (log_prior(eps) - std.log()).sum(-1)
+        z = mean + std * torch.randn(n, *mean.shape, device=x.device)
+        if self.training and self.flow is None and self.samples == 1:
+            fixed_mean, fixed_std = mean.detach(), std.detach()  # the path gradient: along z alone
+        else:
+            fixed_mean, fixed_std = mean, std
+        log_q = (log_prior((z - fixed_mean) / fixed_std) - fixed_std.log()).sum(-1)
         if self.flow is not None:
-            context = at_least_float32(self.context(F.gelu(self.encoder.hidden(x))))
-            with torch.autocast(x.device.type, enabled=False):  # determinants take all digits
-                z, ldj = self.flow(z, torch.zeros_like(log_q), context)
+            z, ldj = self.through_flow(x, z)
             log_q = log_q - ldj
         return z, log_q, mean, std
+
+    def through_flow(self, x, z):
+        """z [..., B, D] of the diagonal Gaussian -> z behind the flow, and the log-determinant [..., B]."""
+        context = at_least_float32(self.context(F.gelu(self.encoder.hidden(x))))
+        with torch.autocast(x.device.type, enabled=False):  # determinants take all digits
+            return self.flow(z, torch.zeros_like(z[..., 0]), context)
+
+    def code(self, x):
+        """One code for each image, [B, D]: the mean, carried through the flow where there is one."""
+        mean, _ = self.encoder(x)
+        return mean if self.flow is None else self.through_flow(x, mean)[0]
 
     def log_weights(self, x, n):
         """log p(x|z) p(z) / q(z|x) for n draws of q: [n, B]. Their mean is the bound, the log of their average weight
@@ -271,7 +285,7 @@ class Family(vae.VAE):
 
     def terms(self, input):
         """As in the VAE, [B] each: E_q[log p(x|z)] and KL(q(z|x) || p(z)), but with the objective's gradients."""
-        x = self.scaled(input.flatten(1))
+        x = input.flatten(1)
         if self.plain and self.samples == 1 and not self.free_bits:
             return super().terms(x)
         z, log_q, mean, std = self.encode(x, self.samples)
@@ -283,14 +297,12 @@ class Family(vae.VAE):
         reconstruction, kl = reconstruction.mean(0), kl.mean(0)
         if self.flow is None and self.prior is None:
             each = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log())  # [B, D], exact
-            kl = each.sum(1)
+            exact = each.sum(1)
+            kl = kl + (exact - kl).detach() if self.training else exact
             if self.training and self.free_bits:
                 charged = each.mean(0).clamp_min(self.free_bits).sum()  # averaged over the batch, as in the paper
-                kl = kl.detach() + charged - charged.detach()
+                kl = exact.detach() + charged - charged.detach()
         return reconstruction, kl
-
-    def scaled(self, x):
-        return x / 255 if self.gaussian else x
 
     @torch.no_grad()
     def draw(self, noise, uniforms):
@@ -318,9 +330,9 @@ def log_likelihood(model, data, n_samples):
     images_at_once, chunk = (20, 250) if model.pixels is None else (4, 50)
     bound, estimate, images = 0.0, 0.0, 0
     for batch in data:
-        for x in model.scaled(batch.to(device).flatten(1)).split(images_at_once):
+        for x in batch.to(device).flatten(1).split(images_at_once):
             sizes = [min(chunk, n_samples - start) for start in range(0, n_samples, chunk)]
-            log_w = torch.cat([model.log_weights(x, size).double() for size in sizes])  # [S, B]
+            log_w = torch.cat([in_double(model.log_weights(x, size)) for size in sizes])  # [S, B]
             bound += float(log_w.mean(0).sum())
             estimate += float((log_w.logsumexp(0) - math.log(n_samples)).sum())
             images += len(x)
@@ -331,7 +343,8 @@ def main():
     binary = ARGS.decoder not in GAUSSIAN
     load = bmnist if binary else mnist
     train, val, test = load(ARGS.data_root, ARGS.batch_size, data=ARGS.data, shift=1)
-    train.binary = val.binary = test.binary = True  # images alone, no labels, whatever their values
+    for split in (train, val, test) if not binary else ():
+        split.images, split.binary = split.images / 255, True  # grey values 0..1; as batches of images alone
     run = experiment.Run(ARGS, __file__, f"family-{'-'.join(differences())}", train.name, ARGS.epochs)
     print(f"Data:   {train.title}, {train.source}")
     if run.finished and not ARGS.extra:
@@ -381,18 +394,20 @@ def main():
             best=best, grids=grids,
         )  # fmt: skip
 
-    # where the bound is not what was trained for, the last weights are the objective's own
-    model.load_state_dict(best if ARGS.beta == 1 else model.state_dict())
+    # where the bound is not what was trained for, the last weights are kept: the objective's own
+    for_bound = ARGS.beta == 1 and ARGS.samples == 1 and not ARGS.free_bits
+    if for_bound:
+        model.load_state_dict(best)
     model.eval()
     title = f"VAE, {', '.join(differences())}, {train.title}"
-    vae.save_figures(run, title, grids, {}, uniforms)
+    diagnostics.save_course(run, title, grids, vae.stages(ARGS.epochs), "draws" if model.pixels else "means")
     if ARGS.extra:
-        diagnostics.save(run, title, model, train, val, test)
+        diagnostics.save(run, title, model, train, val)
     if not run.finished:  # the test split is looked at once
         run.seed(ARGS.epochs + 1)
         judged = run.follow(test.subset(ARGS.eval_images), "test")
         test_elbo, test_log_likelihood = log_likelihood(model, judged, ARGS.eval_samples)
-        chosen = run.history[-1] if ARGS.beta != 1 else max(run.history, key=lambda row: row["val_elbo"])
+        chosen = max(run.history, key=lambda row: row["val_elbo"]) if for_bound else run.history[-1]
         run.finish(
             model, **{key: chosen[key] for key in ("val_elbo", "val_reconstruction", "val_kl", "active_units")},
             best_epoch=chosen["epoch"], test_elbo=test_elbo, test_log_likelihood=test_log_likelihood,
@@ -445,10 +460,15 @@ def parse_args(arguments=None):
         parser.error(f"--decoder {args.decoder} is for {kind}, not {args.data}")
     if args.samples > 1 and (args.beta != 1 or args.warmup or args.free_bits):
         parser.error("--samples: the importance-weighted bound has no KL term that could be weighted or freed")
+    if args.warmup >= args.epochs:
+        parser.error(f"--warmup {args.warmup}: the KL term would never have its full weight in {args.epochs} epochs")
+    if args.posterior == "sylvester" and args.zdim > 100:
+        parser.error("--posterior sylvester: matrices of all pairs of dimensions, so 100 dimensions at most")
     if args.free_bits and (args.posterior, args.prior) != ("diagonal", "normal"):
         parser.error("--free_bits needs the KL of each dimension: a diagonal posterior and a normal prior")
     if args.quick:
         args.epochs, args.eval_samples = min(args.epochs, 2), min(args.eval_samples, 20)
+        args.warmup = min(args.warmup, args.epochs - 1)
     return args
 
 
