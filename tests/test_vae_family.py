@@ -325,7 +325,6 @@ def test_a_member_trains_resumes_and_draws_its_diagnostics(options, checkout):
 
 def test_killed_and_resumed_it_ends_with_the_same_numbers(checkout):
     words = [
-        "--fresh",
         "--quick",
         "--data",
         "glyphs-binary",
