@@ -13,7 +13,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("A3_TEST_THREADS", 2)))
 
 
 @pytest.fixture(scope="session")
