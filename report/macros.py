@@ -148,8 +148,9 @@ def of_the_user(quick):
         shutil.copytree(top(quick) / "comparison" / "figures", links / "comparison")
     published = [ROOT / "report" / "results" / f"{name}.json" for name in ONLY_PUBLISHED]
     lines += macros([path for path in published if path.exists()])
-    if (ROOT / "report" / "figures" / "bench").exists():
-        shutil.copytree(ROOT / "report" / "figures" / "bench", links / "bench")
+    for name in ONLY_PUBLISHED:
+        if (ROOT / "report" / "figures" / name).exists():
+            shutil.copytree(ROOT / "report" / "figures" / name, links / name)
     return lines, "../runs/report-figures/", banner
 
 

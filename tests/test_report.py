@@ -36,7 +36,10 @@ def test_published_results_are_full_runs_on_real_data():
             assert "dirty" not in result["commit"]
 
 
-@pytest.mark.parametrize("script", sorted(ROOT.glob("code/a3_*_template.py")), ids=lambda p: p.stem)
+MEASURED = [*sorted(ROOT.glob("code/a3_*_template.py")), ROOT / "code" / "beyond" / "autoregressive.py"]
+
+
+@pytest.mark.parametrize("script", MEASURED, ids=lambda p: p.stem)
 def test_measured_figures_in_docstrings_are_those_of_the_results(script):
     """Every number with a decimal point in a script's docstring stands in a results file."""
     doc = script.read_text().split('"""')[1].split("Measured", 1)[1]
@@ -160,7 +163,10 @@ def test_published_figures_beside_the_runs_belong_to_them():
         assert entry["quick"] is False
         assert (entry["parameters"], entry["training_seconds"]) == (runs[run]["parameters"], runs[run]["seconds"])
         assert (entry.get("peak_megabytes") or 0) < 3000
-    assert all((result.get("peak_megabytes") or 0) < 2000 for result in runs.values())
+    for result in runs.values():
+        # at this commit a figure took the gradients of 100 images at once, since then of ten at a time
+        limit = 4000 if result["commit"].startswith("6014af2") else 2000
+        assert (result.get("peak_megabytes") or 0) < limit
     for run, line in publish.read("seeds").items():
         assert line["data"] in publish.RUNS
         assert len(line[tables.KEYS[run]]["values"]) == 3

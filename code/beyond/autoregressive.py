@@ -8,6 +8,10 @@
 
 PixelCNN: van den Oord et al. 2016 (arXiv:1606.05328); mixture of logistics: Salimans et al. 2017 (arXiv:1701.05517).
 
+Measured on one core of an AMD EPYC with bfloat16 instructions, torch 2.15, static binary MNIST, test split judged once,
+exact log p(x) in nats: PixelCNN -81.87 (1335 s of training), conv1d -84.11 (855 s), rnn -90.03 (875 s), markov -177.66
+(128 s). A hundred samples of the PixelCNN take 2.3 s.
+
 Every model is written twice, as one pass over all pixels (`forward`, for training) and as the step to one pixel that
 keeps what it has computed for earlier ones (`at`, for sampling); a test holds the two together.
 """
@@ -340,11 +344,14 @@ def run_epoch(model, data, optimizer, schedule=None):
 
 def receptive_field(model, x, d):
     """[784]: how strongly what pixel d is expected to be depends on each pixel, the average |gradient| over images."""
-    scaled = model.scaled(x).requires_grad_()
-    with torch.backends.cudnn.flags(enabled=False):  # whose GRU has no gradient in eval mode
-        a = at_least_float32(model.net(scaled))[:, d]
-        model.likelihood.cumulative(a).sum().backward()  # the expected value is `levels` less the sum of these
-    return scaled.grad.abs().mean(0)
+    total = torch.zeros_like(x[0])
+    for part in x.split(10):  # a gradient keeps what every layer has computed
+        scaled = model.scaled(part).requires_grad_()
+        with torch.backends.cudnn.flags(enabled=False):  # whose GRU has no gradient in eval mode
+            a = at_least_float32(model.net(scaled))[:, d]
+            model.likelihood.cumulative(a).sum().backward()  # the expected value is `levels` less the sum of these
+        total += scaled.grad.abs().sum(0)
+    return total / len(x)
 
 
 def seconds_per_sample_pixel(model, uniforms, pixels=24):
