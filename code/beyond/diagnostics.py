@@ -196,7 +196,7 @@ def attributes(run, title, model, x, shown):
         steps = torch.linspace(-2, 2, 9, device=codes.device)[:, None]
         rows += [model.decoder(base[i] + steps * direction) for i in range(3)]
         labels += [name, "", ""]
-    caption = "codes of images, two steps down to two steps up"
+    caption = "less                   as it is                   more"
     figures.image_grids(run.figure("attributes.png"), {caption: torch.cat(rows)}, 9, title, labels)
     return numbers
 
