@@ -315,8 +315,9 @@ def main():
         figures_ = quality.judge(judge, samples, test.images / 255, train_data.subset(n_judged).images.cpu() / 255)
         chosen = min((row for row in run.history if row["frechet_val"] is not None), key=lambda row: row["frechet_val"])
         run.finish(
-            [generator, discriminator], best_epoch=chosen["epoch"], frechet_val=chosen["frechet_val"], **figures_
-        )
+            [generator, discriminator], best_epoch=chosen["epoch"], frechet_val=chosen["frechet_val"],
+            frechet_floor_val=floor, **figures_,
+        )  # fmt: skip
 
 
 def draw_samples():

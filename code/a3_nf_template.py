@@ -239,7 +239,7 @@ def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
         ylabel="bits per dimension", title=title, points=points, marks=[(BAR, "")], zoom_title=told,
-        zoom_from=1, zoom_ylim=(min(val_curve) - 0.05, max(BAR + 0.1, min(val_curve) + 0.4)),
+        zoom_from=2, zoom_ylim=(min(val_curve) - 0.05, max(BAR + 0.1, *val_curve[2:], *train_curve[2:])),
     )  # fmt: skip
 
 

@@ -195,11 +195,11 @@ def picture(path, images, columns):
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
     """Points in the plane, coloured by class 0..9."""
     figure, axes = plt.subplots(figsize=(2.6, 2.3), layout="constrained")
+    shown = np.random.default_rng(0).permutation(len(points))  # no class on top of another
+    colours = plt.cm.tab10(np.asarray(labels)[shown])
+    axes.scatter(points[shown, 0], points[shown, 1], s=1, c=colours, linewidths=0, rasterized=True)
     for digit in range(10):
-        chosen = points[labels == digit]
-        axes.scatter(
-            chosen[:, 0], chosen[:, 1], s=1, color=plt.cm.tab10(digit), label=str(digit), linewidths=0, rasterized=True
-        )
+        axes.scatter([], [], s=1, color=plt.cm.tab10(digit), label=str(digit))
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal")
     if limit:
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))

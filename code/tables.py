@@ -186,7 +186,8 @@ def family_rows(table):
             stability = "one seed"
             if seeds:
                 unit, count = seeds["unit"], len(seeds["values"])
-                stability = f"{seeds['mean']:.2f}, spread {seeds['spread']:.2f} {unit} ({count} seeds)"
+                digits = 3 if "bits" in unit else 2
+                stability = f"{seeds['mean']:.{digits}f}, spread {seeds['spread']:.{digits}f} {unit} ({count} seeds)"
             size = measured["latent_dimensions"]
             rows.append([f"- {TITLES.get(run, run)}", stability, measured["likelihood"],
                          f"{measured['samples_per_second']:,.0f} images/s",
