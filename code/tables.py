@@ -69,14 +69,15 @@ def number(value, digits=2):
 
 
 def quality(comparison):
-    """How good the images are; the training images' own figures stand above what is compared with them."""
+    """How good the images are. The training images' own figures stand above what is compared with them: with the same
+    kind of images, in the features of the same classifier."""
     header = ["images", "data", "Frechet", "precision", "recall", "density", "coverage", "class KL", "sure"]
     keys = ["frechet", "precision", "recall", "density", "coverage", "class_kl", "confident_share"]
     digits = [2, 2, 2, 2, 2, 3, 2]
     blocks = {}
     for run, entry in comparison.items():
         for what, figures in entry["quality"].items():
-            rows = blocks.setdefault(figures["reference"], [])
+            rows = blocks.setdefault((figures["reference"], figures["frechet_floor"]), [])
             if not rows:
                 real = [figures["frechet_floor"], *(figures[f"{key}_real"] for key in keys[1:])]
                 rows.append(["training images", DATA[figures["reference"]], *map(number, real, digits)])
