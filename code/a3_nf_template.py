@@ -232,14 +232,14 @@ def worst_round_trip(model, images):
 def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
     """Bits per dimension against the epoch, 0 being the untrained model; what happens at the bar in a second panel."""
     crossed = next((epoch for epoch, bpd in enumerate(val_curve) if bpd < BAR), None)
-    points, told = [], f"; dotted: {BAR}"
+    points, told, start = [], f"; dotted: {BAR}", 1 if crossed == 1 or len(val_curve) < 4 else 2
     if crossed:
         points = [(crossed, val_curve[crossed])]
         told += f", passed at epoch {crossed}" + (f", {sum(seconds[: crossed + 1]):.0f} s" if seconds else "")
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
         ylabel="bits per dimension", title=title, points=points, marks=[(BAR, "")], zoom_title=told,
-        zoom_from=2, zoom_ylim=(min(val_curve) - 0.05, max(BAR + 0.1, *val_curve[2:], *train_curve[2:])),
+        zoom_from=start, zoom_ylim=(min(val_curve) - 0.05, max(BAR + 0.1, *val_curve[start:], *train_curve[start:])),
     )  # fmt: skip
 
 
