@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 # about as long as all the others together
-FIRST = ["test_run.py", "test_evaluate.py", "test_extras.py", "test_vae.py", "test_data.py"]
+FIRST = ["test_run.py", "test_evaluate.py", "test_vae.py"]
 
 
 def main():

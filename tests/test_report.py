@@ -346,7 +346,7 @@ with_latex = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """The build folder of the published report, compiled as `make report` does, and the PDF's words with their places:
-    (page, left, right, word)."""
+    (page, top, right, word)."""
     folder = tmp_path_factory.mktemp("report")
     shutil.copytree(ROOT / "report", folder / "report", ignore=shutil.ignore_patterns("build"))
     (folder / "code").mkdir()
@@ -362,7 +362,7 @@ def compiled(tmp_path_factory):
     words, page = [], 0
     for line in boxes.splitlines():
         page += "<page " in line
-        if match := re.search(r'<word xMin="([\d.]+)" yMin="[\d.]+" xMax="([\d.]+)" yMax="[\d.]+">(.*)</word>', line):
+        if match := re.search(r'<word xMin="[\d.]+" yMin="([\d.]+)" xMax="([\d.]+)" yMax="[\d.]+">(.*)</word>', line):
             words.append((page, float(match[1]), float(match[2]), match[3]))
     return build, words
 
@@ -442,13 +442,17 @@ def test_headings_stand_in_the_pdf(compiled):
 @with_latex
 def test_descriptions_keep_their_limits_in_the_pdf(compiled):
     """Lines of a limited text are numbered in the left margin, from 1; nothing else stands there."""
-    counts, question = {}, None
-    words = compiled[1]
-    for i, (_, _, right, word) in enumerate(words):
+    seen, words = [], compiled[1]
+    for i, (page, top, right, word) in enumerate(words):
         if word == "Question" and words[i + 2][3].startswith("("):
-            question = words[i + 1][3]
+            seen.append((page, top, words[i + 1][3], None))
         if right < 107:  # points; the text begins at 108
-            counts.setdefault(question, []).append(int(word))
+            seen.append((page, top, None, int(word)))
+    counts, question = {}, None
+    for _, _, heading, number in sorted(seen, key=lambda place: place[:2]):  # from top to bottom, page by page
+        question = heading or question
+        if number:
+            counts.setdefault(question, []).append(number)
     assert counts.keys() == LINES.keys()
     for question, numbers in counts.items():
         assert numbers == list(range(1, len(numbers) + 1))
