@@ -27,7 +27,7 @@ beyond: $(READY) ## train and judge the models that the assignment does not ask 
 	@$(MAKE) -s latex || true
 	@$(PYTHON) code/standard_runs.py --beyond
 
-test: $(READY) lint ## the tests, 6 to 7 minutes
+test: $(READY) lint ## the tests, 5 to 6 minutes
 	@$(PYTHON) tests/run.py
 
 test-slow: $(READY) ## the tests that take long
