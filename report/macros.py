@@ -158,7 +158,7 @@ def member_files(user, quick):
     """(run, its results file) of each of the VAE's relatives."""
     for run in tables.MEMBERS:
         if user:
-            yield from ((run, top(quick) / data / run / "results.json") for data in REAL)
+            yield from ((run, top(quick) / data / run / "results.json") for data in tables.DATA)
         else:
             yield run, ROOT / "report" / "results" / f"{run}.json"
 
