@@ -155,7 +155,7 @@ def log_likelihood(model, data, n_samples):
     for batch in data:
         for x in batch.to(device).flatten(1).split(20):
             mean, std = model.encoder(x)
-            log_sum, log_mean = torch.tensor(-math.inf, dtype=torch.float64), 0.0
+            log_sum, log_mean = in_double(torch.full((len(x),), -math.inf, device=device)), 0.0
             for start in range(0, n_samples, chunk):
                 eps = torch.randn(min(chunk, n_samples - start), *mean.shape, device=device)  # [S, B, z]
                 z = mean + std * eps
