@@ -1,4 +1,4 @@
-"""How much do the final figures depend on the seed? Every standard run with three seeds, on real data.
+"""How much do the final figures depend on the seed? Every standard run with three seeds, on real data, and two beyond.
 
     python code/seeds.py               what `make bench-seeds` calls: hours on 2 cores, resumable
     python code/seeds.py --only gan    one of them; more than one name may follow
@@ -19,11 +19,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
 
 import experiment
+import standard_runs
 from datasets import load
 from experiment import ROOT
-from standard_runs import RUNS
 
 SEEDS = (42, 43, 44)
+# of the models beyond the assignment, the VAE and the best of its relatives
+RUNS = standard_runs.RUNS + [run for run in standard_runs.BEYOND if run[0] in ("family-plain", "family-best")]
 
 
 def name_of(run, seed):

@@ -59,7 +59,7 @@ for name, words, epochs, weight in (
 ):
     shorter = ["--epochs", str(epochs), *(["--warmup", str(epochs // 2)] if "warmup" in name else [])]
     BEYOND.append((f"family-{name}", FAMILY, "gaussian" not in name, words.split(), shorter, weight))
-for target in ("moons", "rings", "checkerboard"):
+for target in ("moons", "rings", "checkerboard", "letters"):
     BEYOND.append((f"flow-{target}", "beyond/flow_2d.py", target, ["--target", target], [], 60))
 
 

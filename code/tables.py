@@ -41,6 +41,8 @@ MEMBERS = {
     "family-gaussian": "decoder: Gaussian, variance 1/2",
     "family-learned-gaussian": "decoder: Gaussian, learned variance",
 }
+# what the flows in the plane are fitted to, code/beyond/flow_2d.py; their runs are flow-moons and so on
+PLANE = {"moons": "two moons", "rings": "two rings", "checkerboard": "a checkerboard", "letters": "letters"}
 DATA = {
     "mnist": "MNIST",
     "bmnist": "static binary MNIST",
@@ -56,12 +58,20 @@ FAMILIES = {
     "VAE": ("stable", "approximate", "fast", "yes", {"vae-z20": "val_elbo", "vae-z2": "val_elbo"}),
 }
 KEYS = {run: key for *_, runs in FAMILIES.values() for run, key in runs.items()}
+KEYS |= {"family-plain": "val_elbo", "family-best": "val_elbo"}
 MEASURES = {
     "val_bpd": "bits per dimension",
     "val_elbo": "nats",
     "val_log_likelihood": "nats",
     "frechet_val": "Frechet distance",
 }
+
+
+def title(run):
+    """What a run is called in a sentence or a table."""
+    if run in MEMBERS:
+        return f"VAE family, {MEMBERS[run]}"
+    return TITLES.get(run, run)
 
 
 def number(value, digits=2):

@@ -95,7 +95,7 @@ def macros(files):
             if known:
                 numbers |= {f"first/{key}": known[0], f"last/{key}": known[-1]}
         if "data" in result:
-            numbers["data_title"] = tables.DATA[result["data"]]
+            numbers["data_title"] = (tables.DATA | tables.PLANE)[result["data"]]
         if "epochs" in result:
             numbers["half"] = result["epochs"] // 2
         final = dict(result["final"])
@@ -134,13 +134,14 @@ def of_the_user(quick):
     lines, links, banner = [], ROOT / "runs" / "report-figures", None
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    for name in (name for name in [*tables.TITLES, *tables.MEMBERS] if name not in ONLY_PUBLISHED):
-        for data in tables.DATA:  # the real ones first
+    names = [*tables.TITLES, *tables.MEMBERS, *(f"flow-{target}" for target in tables.PLANE)]
+    for name in (name for name in names if name not in ONLY_PUBLISHED):
+        for data in (*tables.DATA, *tables.PLANE):  # the real ones first
             folder = top(quick) / data / name
             if (folder / "results.json").exists():
                 lines += macros([p for p in (folder / "results.json", folder / "extra.json") if p.exists()])
                 shutil.copytree(folder / "figures", links / name)
-                if data not in REAL:
+                if data not in (*REAL, *tables.PLANE):
                     banner = f"These runs used {tables.DATA[data]}: no figure here says anything about MNIST."
                 break
     if (top(quick) / "comparison" / "comparison.json").exists():
@@ -158,7 +159,8 @@ def member_files(user, quick):
     """(run, its results file) of each of the VAE's relatives."""
     for run in tables.MEMBERS:
         if user:
-            yield from ((run, top(quick) / data / run / "results.json") for data in tables.DATA)
+            # the real ones last: of two files the later one is taken
+            yield from ((run, top(quick) / data / run / "results.json") for data in reversed(tables.DATA))
         else:
             yield run, ROOT / "report" / "results" / f"{run}.json"
 

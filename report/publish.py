@@ -18,6 +18,7 @@ BINARY_MEMBERS = [run for run in tables.MEMBERS if "gaussian" not in run]
 RUNS = {
     "bmnist": ["vae-z20", "vae-z2", "pixelcnn", "pixelcnn-long", "markov", "rnn", "conv1d", *BINARY_MEMBERS],
     "mnist": ["gan", "nf", "nf-multiscale", "nf-short", "nf-multiscale-long", "pixelcnn-grey", *GREY_MEMBERS],
+    **{target: [f"flow-{target}"] for target in tables.PLANE},
 }
 BEGIN, END = "<!-- results: written by make publish -->", "<!-- end of results -->"
 FULLY_CONNECTED = "1.89 (MAF), 1.06 (Real NVP, convolutional); FFJORD Table 2"
@@ -77,10 +78,12 @@ def results():
 
 def machines(found):
     """Where the runs were trained, named once if it is one place."""
-    places = {}
+    places, groups = {}, {"family": "relatives of the VAE", "flow": "flows in the plane"}
     for run, result in found.items():
         place = f"{result['processor']}, torch {result['torch'].split('+')[0]}"
-        places.setdefault(place, []).append(tables.TITLES.get(run, run))
+        name = groups.get(run.split("-")[0], tables.title(run))
+        if name not in places.setdefault(place, []):
+            places[place].append(name)
     if len(places) == 1:
         return f"Trained on: {next(iter(places))}."
     return "Trained on: " + "; ".join(f"{place} ({', '.join(names)})" for place, names in places.items()) + "."
@@ -102,7 +105,7 @@ def table(found):
         result = found[run]
         threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
         place = f"{result['seconds']:.0f} s, {result['device']}, {threads}"
-        first = [tables.TITLES[run], place, f"{result['parameters']:,}"] if run != last else ["", "", ""]
+        first = [tables.title(run), place, f"{result['parameters']:,}"] if run != last else ["", "", ""]
         value = f"**{result['final'][key]:.{digits(key)}f}**"
         lines.append([first[0], measure.format(**result["final"]), value, *others, *first[1:]])
         last = run
@@ -137,7 +140,7 @@ def spread(seeds):
         key = tables.KEYS[run]
         values = line[key]
         mean, half = (f"{value:.{digits(key)}f}" for value in (values["mean"], values["spread"] / 2))
-        parts.append(f"{tables.TITLES[run]}: {mean} ± {half} {tables.MEASURES[key]}")
+        parts.append(f"{tables.title(run)}: {mean} ± {half} {tables.MEASURES[key]}")
     return f"Three seeds each, validation, mean and half the spread: {'; '.join(parts)}." if parts else ""
 
 

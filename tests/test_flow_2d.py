@@ -30,7 +30,7 @@ def letter(path):
     return path
 
 
-@pytest.fixture(params=["moons", "rings", "checkerboard", "picture"])
+@pytest.fixture(params=[*flow_2d.TARGETS, "picture"])
 def target(request, tmp_path):
     if request.param == "picture":
         return flow_2d.picture(letter(tmp_path / "l.png"))

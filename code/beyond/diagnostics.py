@@ -93,6 +93,7 @@ def save_aggregate(path, model, z, title):
         axes[1].plot(r, stats.chi.pdf(r, z.shape[1]), "--", linewidth=0.9, color="0.35", label="chi distribution")
     axes[0].set(xlabel="widest dimension", ylabel="second widest", aspect="equal")
     axes[1].set(xlabel="|z|", ylabel="density")
+    axes[1].margins(y=0.4)  # room for the legend
     axes[1].legend()
     figure.suptitle(title, fontsize=8)
     figures.finish(figure, path)
@@ -151,7 +152,7 @@ def save_interpolation(run, title, model, ends, steps=9):
         axes.plot(fine[:, 0].cpu(), values, style, label=name)
     if model.prior is None:  # where the normal prior has nearly all its mass
         axes.axhline(shell, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
-        axes.annotate("square root of D", (1, shell), ha="right", va="bottom", fontsize=7)
+        axes.annotate("square root of D", (0.5, shell), ha="center", va="top", fontsize=7)
     axes.set(xlabel="share of the way", ylabel="|z|, average", title=title)
     axes.legend()
     figures.finish(figure, run.figure("norms.pdf"))
@@ -184,7 +185,7 @@ def attributes(run, title, model, x, shown):
     """A direction for each property: mean code of the quarter of training images that have most of it less that of the
     quarter with least. Added to and taken from codes of validation images; on how many did the property follow?"""
     codes, base = model.code(x), model.code(shown)
-    numbers, rows, labels = {}, [], []
+    numbers, rows = {}, {}
     for name, measure in PROPERTIES.items():
         order = measure(x).argsort().to(codes.device)
         direction = codes[order[-len(order) // 4 :]].mean(0) - codes[order[: len(order) // 4]].mean(0)
@@ -194,10 +195,8 @@ def attributes(run, title, model, x, shown):
             numbers[f"{name.replace(' ', '_')}_{word}"] = float((moved > 0).double().mean())
             numbers[f"{name.replace(' ', '_')}_{word}_change"] = float(moved.mean())
         steps = torch.linspace(-2, 2, 9, device=codes.device)[:, None]
-        rows += [model.decoder(base[i] + steps * direction) for i in range(3)]
-        labels += [name, "", ""]
-    caption = "less                   as it is                   more"
-    figures.image_grids(run.figure("attributes.png"), {caption: torch.cat(rows)}, 9, title, labels)
+        rows[f"{name}: less to more"] = torch.cat([model.decoder(code + steps * direction) for code in base[:4]])
+    figures.image_grids(run.figure("attributes.png"), rows, 9, title)
     return numbers
 
 

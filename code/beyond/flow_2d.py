@@ -1,6 +1,6 @@
-"""A flow that one can look at: affine couplings in the plane, fitted to moons, rings, a checkerboard or a picture.
+"""A flow one can look at: affine couplings in the plane, fitted to moons, rings, a checkerboard, letters, a picture.
 
-    python code/beyond/flow_2d.py                      two moons; --target rings, --target checkerboard
+    python code/beyond/flow_2d.py                      two moons; --target rings, checkerboard, letters
     python code/beyond/flow_2d.py --image letter.png   the dark parts of a picture
     python code/beyond/flow_2d.py --quick              the same with fewer steps
 
@@ -151,7 +151,17 @@ def picture(path, largest=64):
     return Mosaic(darkness, 6.0 / max(darkness.shape))
 
 
-TARGETS = {"moons": Moons, "rings": Rings, "checkerboard": checkerboard}
+def letters(text="A3"):
+    """As a picture of the text would be; the font is the figures' own."""
+    figure = plt.figure(figsize=(0.64, 0.64), dpi=100)
+    figure.text(0.5, 0.5, text, size=30, weight="bold", ha="center", va="center_baseline")
+    figure.canvas.draw()
+    red = np.array(figure.canvas.buffer_rgba())[..., 0]
+    plt.close(figure)
+    return Mosaic(255 - torch.from_numpy(red).float(), 6.0 / 64)
+
+
+TARGETS = {"moons": Moons, "rings": Rings, "checkerboard": checkerboard, "letters": letters}
 
 
 def grid(n, reach=REACH):
