@@ -61,6 +61,8 @@ def text(value, key=""):
             return plain
         factor = "" if digits == "1.0" else rf"{digits}\cdot "
         return rf"\ensuremath{{{factor}10^{{{int(power)}}}}}"
+    if key == "integral":  # of a density: how near to 1?
+        return f"{value:.5f}"
     if isinstance(value, float):
         whole = value >= 1000 or key in ("seconds", "seconds_to_1_85", "training_seconds", "norm_ratio")
         value = round(value) if whole else f"{value:.3f}" if value < 1 else f"{value:.2f}"

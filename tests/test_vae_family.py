@@ -280,6 +280,21 @@ def test_mutual_information_of_codes_that_tell_all_and_of_codes_that_tell_nothin
         log_q = (family.log_prior(noise) - std.log()).sum(1)
         found = diagnostics.information(model, mean + std * noise, log_q, mean, std)
         assert found["mutual_information_at_least"] == pytest.approx(expected, abs=1e-6)
+        assert found["mutual_information_at_least"] <= found["mutual_information_at_most"] + 0.05
+
+
+def test_the_aggregate_posteriors_distance_from_the_prior_is_the_known_one_of_a_gaussian():
+    torch.manual_seed(4)
+    n, noise = 20_000, torch.randn(20_000, 2).double()
+    codes, std = 1.5 * torch.randn(n, 2).double() + torch.tensor([0.7, 0.0]), torch.full((n, 2), 0.8).double()
+    z, log_q = codes + std * noise, (family.log_prior(noise) - std.log()).sum(1)
+    found = diagnostics.information(member(z_dim=2), z[:300], log_q[:300], codes[:300], std[:300])
+    variance = 1.5**2 + 0.8**2
+    known = 0.5 * (2 * variance + 0.7**2 - 2 - 2 * math.log(variance))  # Question 1.5
+    assert found["aggregate_kl_at_least"] == pytest.approx(known, rel=0.15)
+    information = math.log(variance / 0.8**2)  # 0.5 log of it for each of the two dimensions
+    assert found["mutual_information_at_least"] == pytest.approx(information, rel=0.15)
+    assert found["mutual_information_at_most"] == pytest.approx(information, rel=0.15)
 
 
 @pytest.mark.parametrize(

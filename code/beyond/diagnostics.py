@@ -42,20 +42,26 @@ def save(run, title, model, train, val):
             bars(run.figure("kl-per-dimension.pdf"), each.sort(descending=True)[0].cpu(), title)
         save_aggregate(run.figure("aggregate.pdf"), model, z.cpu(), title)
         numbers |= drawn_and_real(model, x)
+        save_decoded(run.figure("decoded.png"), title, model, x[:24], z[:24])
         save_interpolation(run, title, model, z[:10])
         if model.pixels is None:
             numbers |= attributes(run, title, model, train.images[:10_000].float(), x[:500])
         else:
-            numbers |= fed_back(run, title, model, x[:100], z[:100])
+            numbers |= fed_back(model, x[:100], z[:100])
     extras.save_numbers(run, numbers)
 
 
 def information(model, z, log_q, mean, std):
     """How much z tells of x, in nats. I(x; z) = E log q(z|x) - E log q(z), and what is left of the KL term is the
     distance of the aggregate posterior q(z), the average over all images, from the prior. With the average over N
-    images in its place the first is at least what is found here, which cannot pass log N, the second at most."""
+    images in its place the first is at least what is found here, which cannot pass log N, the second at most.
+    From the other side: no q(z) with these means and covariances is nearer to a normal prior than a Gaussian is."""
     numbers = {"code_norm": float(z.norm(dim=1).mean()), "code_norm_std": float(z.norm(dim=1).std())}
     kl = float((log_q - model.log_p_z(z)).mean())
+    if model.prior is None:
+        mean_z, covariance = z.mean(0).cpu().double(), torch.cov(z.T.cpu().double(), correction=0)
+        distance = 0.5 * (covariance.trace() + mean_z.pow(2).sum() - z.shape[1] - torch.logdet(covariance))
+        numbers |= {"aggregate_kl_at_least": float(distance), "mutual_information_at_most": kl - float(distance)}
     if model.flow is not None:  # q(z|x) of another image's z would need the flow's inverse
         return numbers
     parts = []
@@ -116,6 +122,14 @@ def drawn_and_real(model, x):
         found[f"reconstruction_{name}"] = float(model.log_px_z(images, z).mean())
         found[f"kl_{name}"] = float((log_q - model.log_p_z(z)).mean())
     return found
+
+
+def save_decoded(path, title, model, x, z):
+    """Validation images, what becomes of their codes, and what the same decoder makes of the prior."""
+    noise, uniforms = torch.randn_like(z), torch.rand_like(x)
+    back = model.decoder(z) if model.pixels is None else model.feed_back(z, uniforms)[0]
+    shown = {"validation images": x, "decoded from their codes": back, "from the prior": model.draw(noise, uniforms)}
+    figures.image_grids(path, shown, 8, title)
 
 
 def straight(a, b, t):
@@ -200,14 +214,12 @@ def attributes(run, title, model, x, shown):
     return numbers
 
 
-def fed_back(run, title, model, x, z):
+def fed_back(model, x, z):
     """What a PixelCNN decoder says of images whose codes it is given, in nats: log p(x|z) with their true pixels before
     each, and by the probabilities that it had while it drew pixels of its own."""
     uniforms = torch.rand(len(x), 784, device=x.device)
-    drawn, logits = model.feed_back(z, uniforms)
+    _, logits = model.feed_back(z, uniforms)
     alone = -torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
-    table = {"validation images": x[:25], "drawn from their codes": drawn[:25]}
-    figures.image_grids(run.figure("fed-back.png"), table, 5, title)
     return {
         "log_px_with_true_pixels": float(model.log_px_z(x, z[None]).mean()),
         "log_px_with_its_own": float(alone.mean()),
