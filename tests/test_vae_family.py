@@ -155,19 +155,24 @@ def test_a_direction_of_codes_moves_what_it_was_made_of(monkeypatch):
     assert found["slant_more_change"] == pytest.approx(float(spread[-100:].mean() - spread[:100].mean()), abs=0.1)
 
 
-def test_training_with_several_draws_follows_the_importance_weighted_bound():
-    model, x = member(), images()
+@pytest.mark.parametrize("posterior", ["planar", "diagonal"])
+def test_training_with_several_draws_follows_the_importance_weighted_bound(posterior):
+    """To the last digit, but for the encoder before a diagonal posterior: its path gradient is the same on average."""
+    model, x = member(z_dim=2, hidden=4, posterior=posterior), images(1).expand(15_000, 784)
+    torch.manual_seed(5)
+    log_w = model.log_weights(x, 5)  # in evaluation: the ordinary gradient
+    (-torch.logsumexp(log_w, 0)).mean().backward()
+    theirs = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.samples = 5
     model.train()
     value, mine = gradients(model, x)
-    torch.manual_seed(5)
-    log_w = model.log_weights(x, 5)
-    model.zero_grad()
-    (-torch.logsumexp(log_w, 0)).mean().backward()
-    theirs = [p.grad for p in model.parameters() if p.grad is not None]
-    for a, b in zip(mine, theirs, strict=True):
-        torch.testing.assert_close(a, b)
     torch.testing.assert_close(value, log_w.mean(0).detach())  # what is recorded is the bound all the same
+    for (name, a), b in zip(theirs.items(), mine, strict=True):
+        if posterior == "diagonal" and name.startswith("encoder"):
+            assert not torch.equal(a, b)
+            assert float((a - b).norm()) < 0.08 * float(a.norm()) + 0.02
+        else:
+            torch.testing.assert_close(a, b)
 
 
 def test_free_bits_charge_nothing_below_lambda_and_everything_above():

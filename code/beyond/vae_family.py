@@ -17,8 +17,8 @@ beta-VAE: Higgins et al. 2017; free bits, IAF: Kingma et al. 2016 (arXiv:1606.04
 
 Whatever is trained for, what is recorded is the bound itself, log p(x) >= E_q[log p(x|z) + log p(z) - log q(z|x)], in
 nats: `Family.terms` returns the bound's values with the gradients of the objective, so that the epochs are those of
-a3_vae_template.py. A diagonal posterior keeps that script's path gradient; free bits, importance weights and flows
-train with the ordinary one.
+a3_vae_template.py. A diagonal posterior keeps that script's path gradient, with importance weights as well (Tucker et
+al. 2019, arXiv:1810.04152); free bits and flows train with the ordinary one.
 """
 
 import functools
@@ -255,7 +255,7 @@ class Family(vae.VAE):
         """n draws of q(z|x) for each image: z [n, B, D] and log q(z|x) [n, B]; the mean and std that it starts from."""
         mean, std = self.encoder(x)
         z = mean + std * torch.randn(n, *mean.shape, device=x.device)
-        if self.training and self.flow is None and self.samples == 1:
+        if self.training and self.flow is None:
             fixed_mean, fixed_std = mean.detach(), std.detach()  # the path gradient: along z alone
         else:
             fixed_mean, fixed_std = mean, std
@@ -290,7 +290,10 @@ class Family(vae.VAE):
         z, log_q, mean, std = self.encode(x, self.samples)
         reconstruction, kl = self.log_px_z(x, z), log_q - self.log_p_z(z)  # [n, B]
         if self.training and self.samples > 1:
-            weighted = torch.logsumexp(reconstruction - kl, 0)  # the objective, but for a constant
+            share = torch.softmax((reconstruction - kl).detach(), 0)  # of each draw in the objective's gradient
+            if self.flow is None:  # along z alone a share counts once more: path gradient
+                z.register_hook(lambda gradient: share.unsqueeze(-1) * gradient)
+            weighted = (share * (reconstruction - kl)).sum(0)
             value = reconstruction.mean(0).detach()
             return value, kl.mean(0).detach() + weighted.detach() - weighted
         reconstruction, kl = reconstruction.mean(0), kl.mean(0)
