@@ -182,12 +182,18 @@ def main():
     lines.append(rf"\def\figures{{{figures}}}")
     lines.append(rf"\def\banner{{{banner or ''}}}")
     lines.append(rf"\def\missing{{{'not reached' if user else ''}}}")
-    # latexmk compiles again when this file changes, so a layout that has come or gone is told here
-    lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
-    (build / "macros.tex").write_text("\n".join(lines) + "\n")
     published_results = ROOT / "report" / "results"
     mine = top(quick) / "comparison" if user else published_results
     members = {run: load(path) for run, path in member_files(user, quick) if path.exists()}
+    plain = members.get("family-plain")
+    for run, result in members.items() if plain else ():
+        on = lambda result: (result["data"], result["final"]["eval_images"], result["final"]["eval_samples"])
+        if on(result) == on(plain):  # else the two do not compare
+            gain = result["final"]["test_log_likelihood"] - plain["final"]["test_log_likelihood"]
+            lines += define(run, "gain", gain)
+    # latexmk compiles again when this file changes, so a layout that has come or gone is told here
+    lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
+    (build / "macros.tex").write_text("\n".join(lines) + "\n")
     write_tables(build, load(mine / "comparison.json"), load(published_results / "seeds.json"), members)
     if user:
         if not shutil.which("latexmk"):

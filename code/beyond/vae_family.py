@@ -23,6 +23,7 @@ al. 2019, arXiv:1810.04152); free bits and flows train with the ordinary one.
 
 import functools
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -412,7 +413,10 @@ def main():
     if for_bound:
         model.load_state_dict(best)
     model.eval()
-    title = f"VAE, {', '.join(differences())}, {train.title}"
+    described = (
+        "learned prior" if part == "prior" else re.sub(r"(?<=[a-z])(?=\d)", " ", part) for part in differences()
+    )
+    title = f"VAE, {', '.join(described)}, {train.title}"
     diagnostics.save_course(run, title, grids, vae.stages(ARGS.epochs), "draws" if model.pixels else "means")
     if ARGS.extra:
         diagnostics.save(run, title, model, train, val)
