@@ -19,6 +19,10 @@ Whatever is trained for, what is recorded is the bound itself, log p(x) >= E_q[l
 nats: `Family.terms` returns the bound's values with the gradients of the objective, so that the epochs are those of
 a3_vae_template.py. A diagonal posterior keeps that script's path gradient, with importance weights as well (Tucker et
 al. 2019, arXiv:1810.04152); free bits and flows train with the ordinary one.
+
+Measured on one core of an AMD EPYC without bfloat16 instructions, torch 2.14, static binary MNIST, test images judged
+once: --prior coupling --zdim 40 --epochs 100, log p(x) -83.34 nats (5000 draws) after 854 s, where the VAE has -91.64
+(500 draws on 1000 images). The other members are in the report and in report/results/family-*.json.
 """
 
 import functools
