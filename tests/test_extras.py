@@ -9,7 +9,8 @@ import pytest
 import torch
 from a3_gan_template import Discriminator, Generator
 from a3_vae_template import VAE
-from beyond.diagnostics import PROPERTIES
+from beyond import diagnostics
+from beyond.vae_family import Family
 from conftest import ROOT
 
 import extras
@@ -68,7 +69,11 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
     made["gan"] = json.loads((run.folder / "extra.json").read_text())
     quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-extra\}\{(\w+)\}", text)
     assert len(quoted) > 10
-    made["family-plain"] = [f"{name.replace(' ', '_')}_more" for name in PROPERTIES]  # test_vae_family.py makes them
+    diagnostics.save(run, "t", Family(20, 3).eval(), split, split)
+    made["family-plain"] = json.loads((run.folder / "extra.json").read_text())
+    with torch.no_grad():
+        pixels = Family(20, 3, decoder="pixelcnn").eval()
+        made["family-pixelcnn"] = diagnostics.fed_back(pixels, split.images[:2].float(), torch.randn(2, 3))
     for name, key in quoted:
         assert key in made[name] or key == "prior_100000", (name, key)  # quick runs draw fewer
     assert made["vae-z2"]["quadrature_bound"] <= made["vae-z2"]["quadrature_log_px"] + 0.05

@@ -39,7 +39,7 @@ def save(run, title, model, train, val):
         numbers = information(model, z, log_q, mean, std)
         if model.flow is None and model.prior is None:
             each = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).mean(0)
-            bars(run.figure("kl-per-dimension.pdf"), each.sort(descending=True)[0].cpu(), title)
+            bars(run.figure("kl-per-dimension.pdf"), each.sort(descending=True)[0].cpu().numpy(), title)
         save_aggregate(run.figure("aggregate.pdf"), model, z.cpu(), title)
         numbers |= drawn_and_real(model, x)
         save_decoded(run.figure("decoded.png"), title, model, x[:24], z[:24])
