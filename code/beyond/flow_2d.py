@@ -245,7 +245,7 @@ def save_densities(path, model, target, title):
     figures.finish(figure, path)
 
 
-def mesh(n=25, m=200, reach=2.5):
+def mesh(n=17, m=80, reach=2.5):
     """A square mesh in the noise: 2 n lines of m points, [2 n, m, 2]."""
     lines, along = torch.linspace(-reach, reach, n), torch.linspace(-reach, reach, m)
     vertical = torch.stack([lines.repeat_interleave(m), along.repeat(n)], 1).view(n, m, 2)
