@@ -245,7 +245,7 @@ def save_densities(path, model, target, title):
     figures.finish(figure, path)
 
 
-def mesh(n=17, m=80, reach=2.5):
+def mesh(n=17, m=200, reach=2.5):
     """A square mesh in the noise: 2 n lines of m points, [2 n, m, 2]."""
     lines, along = torch.linspace(-reach, reach, n), torch.linspace(-reach, reach, m)
     vertical = torch.stack([lines.repeat_interleave(m), along.repeat(n)], 1).view(n, m, 2)
@@ -265,8 +265,9 @@ def save_journey(picture_path, animation_path, model, title):
     places = model.cpu().journey(lines.flatten(0, 1))
     shown = sorted({round(i * (len(places) - 1) / 5) for i in range(6)})
     figure, axes = plt.subplots(1, len(shown), figsize=(5.5, 1.3), layout="constrained")
-    for axis, k in zip(axes, shown):
-        draw_mesh(axis, places[k], len(lines), f"after {k}" if k else "noise")
+    with plt.rc_context({"path.simplify_threshold": 0.5}):  # points of print that a line may be off: half the file
+        for axis, k in zip(axes, shown):
+            draw_mesh(axis, places[k], len(lines), f"after {k}" if k else "noise")
     figure.suptitle(f"{title}: a mesh on its way through the couplings", fontsize=9)
     figures.finish(figure, picture_path)
     frames = []
