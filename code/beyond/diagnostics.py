@@ -165,8 +165,7 @@ def save_interpolation(run, title, model, ends, steps=9):
     for (name, values), style in zip(norms.items(), ("-", "--")):
         axes.plot(fine[:, 0].cpu(), values, style, label=name)
     if model.prior is None:  # where the normal prior has nearly all its mass
-        axes.axhline(shell, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
-        axes.annotate("square root of D", (0.5, shell), ha="center", va="top", fontsize=7)
+        axes.axhline(shell, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)), label="square root of D")
     axes.set(xlabel="share of the way", ylabel="|z|, average", title=title)
     axes.legend()
     figures.finish(figure, run.figure("norms.pdf"))
