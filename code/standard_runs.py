@@ -52,9 +52,9 @@ for name, words, epochs, weight in (
     ("coupling", "--posterior coupling", 4, 700),
     ("prior", "--prior coupling", 4, 150),
     ("best", "--prior coupling --zdim 40 --epochs 100 --eval-samples 5000 --eval-images 10000", 4, 2000),
-    ("pixelcnn", "--decoder pixelcnn --epochs 4", 1, 300),
-    ("pixelcnn-warmup2", "--decoder pixelcnn --epochs 4 --warmup 2 --eval-samples 100", 1, 300),
-    ("pixelcnn-free0.2", "--decoder pixelcnn --epochs 4 --free_bits 0.2 --eval-samples 100", 1, 300),
+    ("pixelcnn", "--decoder pixelcnn --epochs 4", 1, 700),
+    ("pixelcnn-warmup2", "--decoder pixelcnn --epochs 4 --warmup 2", 1, 700),
+    ("pixelcnn-free0.2", "--decoder pixelcnn --epochs 4 --free_bits 0.2", 1, 700),
     ("gaussian", "--decoder gaussian", 4, 100),
     ("learned-gaussian", "--decoder learned-gaussian", 4, 100),
 ):
