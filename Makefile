@@ -12,36 +12,32 @@ NO_TEX := LaTeX is missing, so no PDF is made: install $(TEX_PACKAGES) (Debian, 
 IS_ROOT_DEBIAN := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
 
 .DEFAULT_GOAL := all
-.PHONY: all quick beyond test test-slow test-oldest lint report publish bench bench-seeds submission help clean setup \
+.PHONY: all quick beyond long test test-slow test-oldest lint report publish bench seeds submission help clean setup \
   existing-environment latex
 
-all: $(READY) ## train the standard runs, evaluate them, compile your report; resumable
+##@ Train and look
+all: $(READY) ## train, analyse and compare the core runs, compile your report; resumable
 	@$(MAKE) -s latex || true
-	@$(PYTHON) code/standard_runs.py
+	@$(PYTHON) code/study/train.py --group core
+	@$(PYTHON) code/study/evaluate.py
+	@$(PYTHON) report/macros.py --user
+
+quick: $(READY) ## the same with small settings, under 4 minutes
+	@$(PYTHON) code/study/train.py --group core --quick
+	@$(PYTHON) code/study/evaluate.py --quick
+	@$(PYTHON) report/macros.py --user --quick
+
+beyond: $(READY) ## the models that the assignment does not ask for; hours, resumable
 	@$(MAKE) -s latex || true
+	@$(PYTHON) code/study/train.py --group autoregressive family plane
+	@$(PYTHON) code/study/evaluate.py
+	@$(PYTHON) report/macros.py --user
 
-quick: $(READY) ## the whole chain on small settings, under 4 minutes
-	@$(PYTHON) code/standard_runs.py --quick
+long: $(READY) ## train the longer runs; hours, resumable
+	@$(PYTHON) code/study/train.py --group long
 
-beyond: $(READY) ## train and judge the models that the assignment does not ask for; resumable
-	@$(MAKE) -s latex || true
-	@$(PYTHON) code/standard_runs.py --beyond
-
-test: $(READY) lint ## the tests, 5 to 6 minutes
-	@$(PYTHON) tests/run.py
-
-test-slow: $(READY) ## the tests that take long
-	@$(PYTHON) -m pytest -m slow
-
-# torch 2.4, the oldest allowed, needs Python 3.12 or older: make test-oldest BASE_PYTHON=python3.12
-test-oldest: ## the fast tests on the oldest versions that requirements.txt allows
-	@test -x .venv-oldest/bin/python || $(BASE_PYTHON) -m venv .venv-oldest
-	@.venv-oldest/bin/python -m pip install -q --disable-pip-version-check $$(sed 's/>=\(.*\)/==\1.*/' requirements.txt) \
-	  pytest hypothesis
-	@.venv-oldest/bin/python -m pytest -m "not slow"
-
-lint: $(READY)
-	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check -q .
+bench: $(READY) ## speed and cost beside the plain loop, under 4 minutes
+	@$(PYTHON) code/study/bench.py
 
 report: $(READY) ## compile report/report.pdf from the published results, no training
 	@$(MAKE) -s latex
@@ -50,25 +46,42 @@ report: $(READY) ## compile report/report.pdf from the published results, no tra
 	  >build/make.log 2>&1 || { grep -A 3 '^!' build/report.log; exit 1; }
 	@cp report/build/report.pdf report/report.pdf && echo "report/report.pdf"
 
-publish: $(READY) ## copy finished runs on real data from runs/ to report/
-	@$(PYTHON) report/publish.py
-
-bench: $(READY) ## speed and cost beside the plain loop, under 4 minutes
-	@$(PYTHON) code/bench.py
-
-bench-seeds: $(READY) ## three seeds of every standard run, on real data: hours, resumable
-	@$(PYTHON) code/seeds.py
-
 submission: $(READY) ## the ZIP to hand in: make submission NAME=lastname
-	@$(PYTHON) report/submission.py "$(NAME)" $(if $(FORCE),--force)
+	@$(PYTHON) code/study/submission.py "$(NAME)" $(if $(FORCE),--force)
+
+##@ Develop
+setup: $(READY) ## make the environment: PyTorch and the tools for tests
+
+test: $(READY) lint ## lint and fast tests, under 3 minutes
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+
+test-slow: $(READY) ## the tests that take long
+	@$(PYTHON) -m pytest -m slow
+
+lint: $(READY) ## check style and format
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check -q .
+
+# torch 2.4, the oldest allowed, needs Python 3.12 or older: make test-oldest BASE_PYTHON=python3.12
+test-oldest: ## the fast tests on the oldest versions that requirements.txt allows
+	@test -x .venv-oldest/bin/python || $(BASE_PYTHON) -m venv .venv-oldest
+	@.venv-oldest/bin/python -m pip install -q --disable-pip-version-check $$(sed 's/>=\(.*\)/==\1.*/' requirements.txt) \
+	  pytest hypothesis
+	@.venv-oldest/bin/python -m pytest -m "not slow"
 
 clean: ## delete the environment and the caches, keep data and runs
 	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache .hypothesis report/build
 
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+##@ Publish
+seeds: $(READY) ## three seeds of the runs that are published with them: hours, resumable
+	@$(PYTHON) code/study/train.py --seeds
+	@$(PYTHON) code/study/seeds.py
 
-setup: $(READY)
+publish: $(READY) ## finished runs on real data become the published results
+	@$(PYTHON) code/study/publish.py
+
+help: ## this list
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 # A virtual environment with what requirements-dev.txt names; done once, and again when those files change.
 $(VENV)/ready: requirements.txt requirements-dev.txt

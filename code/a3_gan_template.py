@@ -22,17 +22,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
-import experiment
-import extras
-import figures
-import quality
-from datasets import GREY
-from datasets.mnist import mnist
-from experiment import at_least_float32
+from common import cli, figures, models, quality
+from common.devices import at_least_float32, autocast
+from common.run import Run, require_finite
+from datasets.mnist import GREY, mnist
 
 AVERAGING = 0.999  # decay of the averaged generator's weights, per step
-JUDGE_EVERY = 5  # epochs between two looks at the Frechet distance to validation images
-LARGEST_GRID = 400
+EVALUATE_EVERY = 5  # epochs between two measurements of the Frechet distance to validation images
 
 
 class Generator(nn.Module):
@@ -106,22 +102,18 @@ def generator_loss(fake_logits):
 
 
 @torch.no_grad()
-def follow(average, generator, decay):
-    """Move the averaged generator's weights a little towards the generator's."""
+def update_average(average, generator, decay):
+    """An exponential moving average of the generator's weights."""
     for mean, now in zip(average.parameters(), generator.parameters()):
         mean.lerp_(now, 1 - decay)
 
 
-@torch.no_grad()
-def settle(average):
+def update_batchnorm(average):
     """Averaged weights need BatchNorm statistics of their own: measured on fresh noise, then fixed by eval mode."""
-    norms = [module for module in average.modules() if isinstance(module, nn.BatchNorm1d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # plain averages over the batches
+    device = next(average.parameters()).device
+    noise = (torch.randn(500, average.latent_dim, device=device) for _ in range(20))
     average.train()
-    for _ in range(20):
-        average(torch.randn(500, average.latent_dim, device=norms[0].weight.device))
+    torch.optim.swa_utils.update_bn(noise, average)
     return average.eval()
 
 
@@ -135,7 +127,7 @@ def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_
         real = imgs.to(device) / 127.5 - 1  # [B, 784] in [-1, 1], as the generator's tanh
         if len(real) == 1:
             continue  # BatchNorm has no variance of one image
-        with experiment.autocast(device):
+        with autocast(device):
             fake = generator(torch.randn(len(real), generator.latent_dim, device=device))
             real_logits, fake_logits = discriminator.logits(jitter(real)), discriminator.logits(jitter(fake.detach()))
         loss_D = discriminator_loss(real_logits, fake_logits)
@@ -144,7 +136,7 @@ def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_
         optimizer_D.step()
 
         discriminator.requires_grad_(False)  # the generator's step leaves no gradient in D
-        with experiment.autocast(device):
+        with autocast(device):
             loss_G = generator_loss(discriminator.logits(jitter(fake)))
         optimizer_G.zero_grad()
         loss_G.backward()
@@ -154,7 +146,7 @@ def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_
         scores = torch.sigmoid(real_logits).mean(), torch.sigmoid(fake_logits).mean()
         records.append(torch.stack([loss_D, loss_G, *scores]).detach())
         after_step()
-    experiment.require_finite([record.sum() for record in records])
+    require_finite([record.sum() for record in records])
     loss_D, loss_G, D_x, D_G_z = torch.stack(records).mean(0).tolist()
     return {"loss_D": loss_D, "loss_G": loss_G, "D_x": D_x, "D_G_z": D_G_z}
 
@@ -178,20 +170,26 @@ def images_of(generator, z):
 
 def straight(a, b, n=9):
     """n points from a to b, both included, on a line: [n, D]."""
-    return torch.stack([torch.lerp(a, b, float(t)) for t in torch.linspace(0, 1, n)])
+    t = torch.linspace(0, 1, n, device=a.device).unsqueeze(1)
+    return (1 - t) * a + t * b
 
 
 def spherical(a, b, n=9):
-    """The same on a great circle, its radius changing evenly: no point is nearer to 0 than both ends, as noise is."""
-    angle = torch.acos(F.cosine_similarity(a, b, dim=0).clamp(-1, 1))
-    t = torch.linspace(0, 1, n).unsqueeze(1)
-    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+    """The same along a great circle: the direction turns and the length changes at constant rates.
+
+    Normal noise in many dimensions has nearly constant length; points on the straight line are shorter."""
+    t = torch.linspace(0, 1, n, device=a.device).unsqueeze(1)
+    length = torch.lerp(a.norm(), b.norm(), t)
+    a, b = F.normalize(a, dim=0), F.normalize(b, dim=0)
+    across = b - (a @ b) * a  # the part of b that is orthogonal to a; 0 for ends of equal direction
+    angle = torch.atan2(across.norm(), a @ b)
+    return length * (torch.cos(t * angle) * a + torch.sin(t * angle) * F.normalize(across, dim=0))
 
 
-def choose_ends(generator, judge, n, seed):
+def choose_ends(generator, classifier, n, seed):
     """n codes, each surely (p > 0.99) another digit than the one before: the classifier's choice, not the eye's."""
     z = torch.randn(500, generator.latent_dim, generator=torch.Generator().manual_seed(seed))
-    sureness, classes = quality.look(judge, images_of(generator, z))[1].max(1)
+    sureness, classes = quality.classify(classifier, images_of(generator, z))[1].max(1)
     candidates = [i for i in range(500) if sureness[i] > 0.99] or sureness.argsort(descending=True).tolist()
     ends = candidates[:1]
     for i in candidates[1:]:
@@ -200,9 +198,9 @@ def choose_ends(generator, judge, n, seed):
     return z[ends], classes[ends].tolist()
 
 
-def save_interpolations(run, title, generator, judge):
+def save_interpolations(run, title, generator, classifier):
     """Question 2.7: a chain of rows, each from the end of the last one to another digit, 7 steps between."""
-    ends, classes = choose_ends(generator, judge, 6, ARGS.seed)
+    ends, classes = choose_ends(generator, classifier, 6, run.args.seed)
     if len(ends) < 2:
         run.say("no two classes among 500 samples: no interpolation is drawn")
         return
@@ -216,6 +214,11 @@ def save_interpolations(run, title, generator, judge):
     figures.image_grids(run.figure("interpolation.png"), grids, 9, caption, rows)
 
 
+def stages(epochs):
+    """The epochs whose samples are shown, with their names."""
+    return {0: "start", epochs // 2: "half-way", epochs: "end"}
+
+
 def save_figures(run, title, snapshots, floor):
     """What Question 2.6 asks for, and the curves."""
     epochs = run.column("epoch")
@@ -226,146 +229,131 @@ def save_figures(run, title, snapshots, floor):
     scores = {"D(x), real images": run.column("D_x")[1:], "D(G(z)), samples": run.column("D_G_z")[1:]}
     figures.curves(run.figure("scores.pdf"), epochs[1:], scores, ylabel="mean output of D", title=title,
                    marks=[(0.5, "1/2")], ylim=(0, 1))  # fmt: skip
-    judged = [(row["epoch"], row["frechet_val"]) for row in run.history if row["frechet_val"] is not None]
-    figures.curves(run.figure("frechet.pdf"), [epoch for epoch, _ in judged], {"": [value for _, value in judged]},
+    measured = [(row["epoch"], row["frechet_val"]) for row in run.history if row["frechet_val"] is not None]
+    figures.curves(run.figure("frechet.pdf"), [epoch for epoch, _ in measured], {"": [value for _, value in measured]},
                    log=True, ylabel="Frechet distance", title=f"{title}, to validation images",
                    marks=[(floor, "as many training images")])  # fmt: skip
-    chosen = {0: "start", run.epochs // 2: "half-way", run.epochs: "end"}
-    grids = {f"epoch {epoch}, {name}": snapshots[epoch].float() / 255 for epoch, name in chosen.items()}
+    grids = {f"epoch {epoch}, {name}": snapshots[epoch] / 255 for epoch, name in stages(run.epochs).items()}
     figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: the same noise in all")
 
 
-def main():
-    if ARGS.sample:
-        return draw_samples()
-    train_data, val, test = mnist(ARGS.data_root, ARGS.batch_size, data=ARGS.data)
-    run = experiment.Run(ARGS, __file__, "gan", train_data.name, ARGS.n_epochs)
-    print(f"Data:   {train_data.title}, {train_data.source}")
-    if run.finished and not ARGS.extra:
-        return
-    judge = quality.classifier(train_data, run.device, run.say, ARGS.quick)
-    n_judged = 10000
-    if ARGS.quick:
-        train_data, val, test, n_judged = train_data.subset(5000), val.subset(1000), test.subset(1000), 1000
-    train_data = train_data.to(run.device)
-    val_features, _ = quality.look(judge, val.images / 255)
-    floor = quality.frechet(quality.look(judge, train_data.subset(n_judged).images / 255)[0], val_features)
+def load(path):
+    return models.load_model(path, Path(__file__).name, Generator)
 
-    torch.manual_seed(ARGS.seed)
-    generator = Generator(ARGS.latent_dim, ARGS.width).to(run.device)
-    discriminator = Discriminator(ARGS.d_width, ARGS.dropout, ARGS.groups).to(run.device)
+
+def default_name(args):
+    return "gan"
+
+
+def title(args):
+    return "GAN"
+
+
+def main(args):
+    if args.sample:
+        draw = lambda generator, n: images_of(generator, torch.randn(n, generator.latent_dim))
+        return models.draw_samples(args, default_name(args), GREY, load, draw)
+    train_data, val, test = mnist(args.data_root, args.batch_size, data=args.data)
+    run = Run(args, __file__, default_name(args), train_data.name, args.n_epochs)
+    print(f"Data:   {train_data.title}, {train_data.source}")
+    if run.finished:
+        return
+    classifier = quality.load_classifier(train_data, run.device, run.say, args.quick)
+    n_samples = 10000
+    if args.quick:
+        train_data, val, test, n_samples = train_data.subset(5000), val.subset(1000), test.subset(1000), 1000
+    train_data = train_data.to(run.device)
+    val_features, _ = quality.classify(classifier, val.images / 255)
+    floor = quality.frechet(quality.classify(classifier, train_data.subset(n_samples).images / 255)[0], val_features)
+
+    torch.manual_seed(args.seed)
+    sizes = {"latent_dim": args.latent_dim, "width": args.width}
+    generator = Generator(**sizes).to(run.device)
+    discriminator = Discriminator(args.d_width, args.dropout, args.groups).to(run.device)
     average = copy.deepcopy(generator)
     # no momentum: the game turns faster than an average of past gradients
-    optimizer_G = torch.optim.Adam(generator.parameters(), ARGS.lr, betas=(0.0, 0.999), fused=True)
-    optimizer_D = torch.optim.Adam(discriminator.parameters(), ARGS.d_lr, betas=(0.0, 0.999), fused=True)
+    optimizer_G = torch.optim.Adam(generator.parameters(), args.lr, betas=(0.0, 0.999), fused=True)
+    optimizer_D = torch.optim.Adam(discriminator.parameters(), args.d_lr, betas=(0.0, 0.999), fused=True)
+    noise = torch.randn(25, args.latent_dim)  # the same in every picture
     parts = {"generator": generator, "discriminator": discriminator, "average": average,
              "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}  # fmt: skip
-    noise = torch.randn(25, ARGS.latent_dim)  # the same in every picture
-    snapshots, best, steps = [], None, 0
-
-    if state := run.load():
-        for name, part in parts.items():
-            experiment.fill(part, state[name], run.checkpoint)
-        snapshots, best, steps = state["snapshots"], state["best"], state["steps"]
+    state = run.load(parts)
+    snapshots, best, steps = state.get("snapshots", {}), state.get("best"), state.get("steps", 0)
 
     def after_step():
         nonlocal steps
         steps += 1
-        follow(average, generator, min(AVERAGING, (1 + steps) / (10 + steps)))
-        if steps % ARGS.save_interval == 0:
+        update_average(average, generator, min(AVERAGING, (1 + steps) / (10 + steps)))
+        if steps % args.save_interval == 0:
             preview = images_of(copy.deepcopy(generator).eval(), noise)
             figures.picture(run.figure(f"step-{steps:06d}.png"), preview, 5)
 
-    for epoch in range(len(run.history), ARGS.n_epochs + 1):
+    for epoch in range(len(run.history), args.n_epochs + 1):
         run.seed(epoch)
         losses = dict.fromkeys(["loss_D", "loss_G", "D_x", "D_G_z"])
         if epoch > 0:
-            # full speed for the first half, then evenly down to 0: the averaged weights stop wandering
-            speed = min(1.0, 2 * (1 - (epoch - 1) / ARGS.n_epochs))
-            for optimizer, lr in (optimizer_G, ARGS.lr), (optimizer_D, ARGS.d_lr):
+            # constant for the first half, then linearly down to 0: the averaged weights converge
+            speed = min(1.0, 2 * (1 - (epoch - 1) / args.n_epochs))
+            for optimizer, lr in (optimizer_G, args.lr), (optimizer_D, args.d_lr):
                 optimizer.param_groups[0]["lr"] = lr * speed
-            losses = train(run.watch(train_data), discriminator, generator, optimizer_G, optimizer_D, after_step)
+            batches = run.train_progress(train_data)
+            losses = train(batches, discriminator, generator, optimizer_G, optimizer_D, after_step)
             warn_if_dead(epoch, losses, run.say)
-        settle(average)
+        update_batchnorm(average)
         distance = None
-        if epoch % JUDGE_EVERY == 0 or epoch == ARGS.n_epochs:
-            samples = images_of(average, torch.randn(n_judged, ARGS.latent_dim))
-            distance = quality.frechet(quality.look(judge, samples)[0], val_features)
+        if epoch % EVALUATE_EVERY == 0 or epoch == args.n_epochs:
+            samples = images_of(average, torch.randn(n_samples, args.latent_dim))
+            distance = quality.frechet(quality.classify(classifier, samples)[0], val_features)
         run.record(epoch, **losses, frechet_val=distance)
         if distance is not None and distance <= min(d for d in run.column("frechet_val") if d is not None):
             best = {name: value.clone() for name, value in average.state_dict().items()}
-        snapshots.append((255 * images_of(average, noise)).round().to(torch.uint8))
-        run.save(
-            **{name: part.state_dict() for name, part in parts.items()}, best=best, snapshots=snapshots, steps=steps
-        )
+        if epoch in stages(args.n_epochs):
+            snapshots[epoch] = (255 * images_of(average, noise)).round().to(torch.uint8)
+        run.save(parts, best=best, snapshots=snapshots, steps=steps)
 
-    experiment.fill(average, best, run.checkpoint)
+    average.load_state_dict(best)
     average.eval()
-    title = f"GAN, {train_data.title}"
-    save_figures(run, title, snapshots, floor)
-    save_interpolations(run, title, average, judge)
-    sizes = {"latent_dim": ARGS.latent_dim, "width": ARGS.width}
-    experiment.save_checked(run.folder / "generator.pt", {**sizes, "state": average.state_dict()})
-    if ARGS.extra:
-        extras.gan(run, title, average, judge, train_data, snapshots, images_of)
-        extras.gan_gradients(run, title, train_data, Generator, Discriminator)
-    if not run.finished:  # the test images are looked at once
-        run.seed(ARGS.n_epochs + 1)
-        samples = images_of(average, torch.randn(n_judged, ARGS.latent_dim))
-        figures_ = quality.judge(judge, samples, test.images / 255, train_data.subset(n_judged).images.cpu() / 255)
-        chosen = min((row for row in run.history if row["frechet_val"] is not None), key=lambda row: row["frechet_val"])
-        run.finish(
-            [generator, discriminator], best_epoch=chosen["epoch"], frechet_val=chosen["frechet_val"],
-            frechet_floor_val=floor, **figures_,
-        )  # fmt: skip
+    run.save_model(sizes, average)
+    caption = f"{title(args)}, {train_data.title}"
+    save_figures(run, caption, snapshots, floor)
+    save_interpolations(run, caption, average, classifier)
+    run.seed(args.n_epochs + 1)
+    samples = images_of(average, torch.randn(n_samples, args.latent_dim))
+    real, as_many = test.images / 255, train_data.subset(n_samples).images.cpu() / 255
+    metrics = quality.evaluate_samples(classifier, samples, real, as_many)
+    chosen = min((row for row in run.history if row["frechet_val"] is not None), key=lambda row: row["frechet_val"])
+    run.finish(
+        [generator, discriminator], best_epoch=chosen["epoch"], frechet_val=chosen["frechet_val"],
+        frechet_floor_val=floor, **metrics,
+    )  # fmt: skip
 
 
-def draw_samples():
-    """--sample N: a grid from a generator.pt, without data and without training."""
-    path = Path(ARGS.generator) if ARGS.generator else None
-    if path is None:
-        folders = [experiment.ROOT / "runs" / data / (ARGS.name or "gan") for data in GREY]
-        path = next((folder / "generator.pt" for folder in folders if (folder / "generator.pt").exists()), None)
-        if path is None:
-            raise experiment.UserError("no trained generator found: train one first, or name its file with --generator")
-    state = experiment.load_checked(path)
-    if not isinstance(state, dict) or set(state) != {"latent_dim", "width", "state"}:
-        raise experiment.UserError(f"{experiment.show(path)} is not a generator of this script")
-    generator = Generator(state["latent_dim"], state["width"])
-    experiment.fill(generator, state["state"], path)
-    torch.manual_seed(ARGS.seed)
-    images = images_of(generator.eval(), torch.randn(ARGS.sample, generator.latent_dim))
-    target = path.with_name(f"samples-{ARGS.sample}.png")
-    figures.picture(target, images, math.ceil(math.sqrt(ARGS.sample)))
-    print(f"{ARGS.sample} samples: {experiment.show(target)}")
-
-
-def parse_args(arguments=None):
-    number = experiment.number
-    parser = experiment.Parser(__doc__)
+def parse_args(words=None):
+    number = cli.number
+    parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("model and training")
     group.add_argument("--n_epochs", type=number(int, 1), default=50, help="passes over the training images")
-    group.add_argument("--batch_size", type=number(int, 2), default=128, help="images a step; BatchNorm needs two")
-    group.add_argument("--lr", type=number(float, above=0), default=8e-4, help="Adam's learning rate for G")
-    group.add_argument("--d_lr", type=number(float, above=0), default=3e-4, help="the same for D")
+    group.add_argument("--batch_size", type=number(int, 2), default=128, help="images per step; BatchNorm needs two")
+    group.add_argument("--lr", type=number(float, above=0), default=8e-4, help="learning rate of G")
+    group.add_argument("--d_lr", type=number(float, above=0), default=3e-4, help="learning rate of D")
     group.add_argument("--latent_dim", type=number(int, 1, 10000), default=100, help="dimensions of the noise")
-    group.add_argument("--width", type=number(int, 1, 32), default=2, help="G's width, in multiples of the template's")
+    group.add_argument("--width", type=number(int, 1, 32), default=2, help="width of G, in multiples of the template's")
     group.add_argument("--d_width", type=number(int, 1, 32), default=3, help="the same of D")
     group.add_argument("--dropout", type=number(float, 0, below=1), default=0.0, help="dropout in the discriminator")
     group.add_argument(
-        "--groups", type=number(int, 0), default=16, help="images that D compares with one another; 0: none"
+        "--groups",
+        type=number(int, 0),
+        default=16,
+        help="images in a group of the minibatch standard deviation; 0: none",
     )
     group.add_argument("--save_interval", type=number(int, 1), default=500, help="steps between two saved previews")
-    group = parser.add_argument_group("sampling without training")
-    group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")
-    group.add_argument("--generator", metavar="FILE", help="the generator.pt to draw from (default: the run's)")
-    experiment.run_options(parser, GREY)
-    args = parser.parse_args(arguments)
+    models.sample_options(parser, number)
+    cli.run_options(parser, GREY)
+    args = parser.parse_args(words)
     if args.quick:
         args.n_epochs = min(args.n_epochs, 4)
     return args
 
 
 if __name__ == "__main__":
-    ARGS = parse_args()
-    experiment.start(main)
+    cli.start(main, parse_args)

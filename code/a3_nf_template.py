@@ -20,29 +20,24 @@ import torch
 import torch.nn as nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
-import experiment
-import extras
-import figures
-import multiscale
-from datasets import GREY
-from datasets.mnist import mnist
-from experiment import at_least_float32, in_double
+from common import cli, figures, models
+from common.devices import at_least_float32, autocast, in_double
+from common.run import Run, require_finite
+from datasets.mnist import GREY, mnist
+from nets import multiscale
 
 BAR = 1.85  # bits per dimension, Question 3.8
-LARGEST_GRID = 400
-ARCHS = ["template", "multiscale"]
-# what each of the two trains with where the command line says nothing else
+# what each architecture trains with where the command line says nothing else
 DEFAULTS = {
-    "epochs": (40, 7),
-    "flows": (4, 6),
-    "hidden": (512, 48),
-    "batch_size": (256, 64),
-    "lr": (1.5e-3, 4e-3),
-    "weight_decay": (0.02, 0.0),
-    "shift": (1, 0),
-    "mix": ("permute", "conv1x1"),
-    "dequantize": ("uniform", "variational"),
-}
+    "template": {
+        "epochs": 40, "flows": 4, "hidden": 512, "batch_size": 256, "lr": 1.5e-3, "weight_decay": 0.02, "shift": 1,
+        "mix": "permute", "dequantize": "uniform",
+    },
+    "multiscale": {
+        "epochs": 7, "flows": 6, "hidden": 48, "batch_size": 64, "lr": 4e-3, "weight_decay": 0.0, "shift": 0,
+        "mix": "conv1x1", "dequantize": "variational",
+    },
+}  # fmt: skip
 
 
 def log_prior(x):
@@ -167,7 +162,7 @@ class Model(nn.Module):
     @torch.no_grad()
     def sample(self, n_samples):
         device = next(self.parameters()).device
-        with experiment.autocast(device):  # as in training: only going there and back takes more digits
+        with autocast(device):  # as in training: only going there and back takes more digits
             return self.decode(sample_prior((n_samples, *self.flow.z_shape)).to(device))
 
 
@@ -181,7 +176,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
     for imgs, _ in data:
-        with torch.set_grad_enabled(model.training), experiment.autocast(device, model.training):
+        with torch.set_grad_enabled(model.training), autocast(device, model.training):
             log_px = model(imgs.to(device))
         if model.training:
             loss = bits_per_dim(log_px.mean())
@@ -194,7 +189,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
             losses.append(loss.detach())
         total = total + in_double(log_px.detach()).sum()  # the last batch is smaller: sum now, divide at the end
         images += len(imgs)
-    experiment.require_finite(losses, 100)  # bits per dimension; untrained models have 28
+    require_finite(losses, 100)  # bits per dimension; untrained models have 28
     return bits_per_dim(float(total) / images)
 
 
@@ -255,6 +250,11 @@ def interpolations(model, val):
     return model.decode(paths), [f"{a} to {b}" for a, b in pairs]
 
 
+def stages(epochs):
+    """The epochs whose samples are shown: before, a quarter, half-way, after."""
+    return sorted({epochs * quarter // 4 for quarter in (0, 1, 2, 4)})
+
+
 def stage_name(epoch, epochs):
     names = {0: "untrained", epochs // 2: "half-way", epochs: "end"}
     return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
@@ -263,138 +263,112 @@ def stage_name(epoch, epochs):
 def save_figures(run, title, model, val, snapshots):
     """What Question 3.8 asks for, samples from the same z at four points of training, interpolations."""
     save_bpd_plot(run.column("train_bpd"), run.column("val_bpd"), run.figure("bpd.pdf"), title, run.epoch_seconds)
-    chosen = sorted({run.epochs * quarter // 4 for quarter in (0, 1, 2, 4)})
-    grids = {stage_name(epoch, run.epochs): snapshots[epoch].float() / 255 for epoch in chosen}
+    grids = {stage_name(epoch, run.epochs): snapshots[epoch] / 255 for epoch in stages(run.epochs)}
     figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: the same z in all")
     images, rows = interpolations(model, val)
     caption = f"{title}: between validation images, in latent space"
     figures.image_grids(run.figure("interpolation.png"), {caption: images / 255}, 9, row_labels=rows)
 
 
-def main():
-    if ARGS.sample:
-        return draw_samples()
-    train, val, test = mnist(ARGS.data_root, ARGS.batch_size, data=ARGS.data, shift=ARGS.shift)
-    run = experiment.Run(ARGS, __file__, default_name(), train.name, ARGS.epochs)
+def load(path):
+    return models.load_model(path, Path(__file__).name, lambda **sizes: Model([784], **sizes))
+
+
+def default_name(args):
+    return "nf" if args.arch == "template" else f"nf-{args.arch}"
+
+
+def title(args):
+    return "RealNVP" if args.arch == "template" else "Multi-scale flow"
+
+
+def main(args):
+    if args.sample:
+        return models.draw_samples(args, default_name(args), GREY, load, lambda model, n: model.sample(n) / 255)
+    train, val, test = mnist(args.data_root, args.batch_size, data=args.data, shift=args.shift)
+    run = Run(args, __file__, default_name(args), train.name, args.epochs)
     print(f"Data:   {train.title}, {train.source}")
-    if run.finished and not ARGS.extra:
+    if run.finished:
         return
-    if ARGS.quick:
+    if args.quick:
         train, val, test = train.subset(3000), val.subset(500), test.subset(500)
     train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
 
-    torch.manual_seed(ARGS.seed)
-    sizes = {"n_flows": ARGS.flows, "n_hidden": ARGS.hidden, "alpha": ARGS.alpha, "arch": ARGS.arch,
-             "mix": ARGS.mix, "dequantize": ARGS.dequantize}  # fmt: skip
+    torch.manual_seed(args.seed)
+    sizes = {"n_flows": args.flows, "n_hidden": args.hidden, "alpha": args.alpha, "arch": args.arch,
+             "mix": args.mix, "dequantize": args.dequantize}  # fmt: skip
     model = Model([784], **sizes).to(run.device)
-    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=ARGS.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, ARGS.lr, total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
+        optimizer, args.lr, total_steps=args.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
     )
     codes = sample_prior((25, 784)).to(run.device)  # the same in every picture of every epoch
-    snapshots, best = [], None
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    state = run.load(parts)
+    snapshots, best = state.get("snapshots", {}), state.get("best")
 
-    if state := run.load():
-        experiment.fill(model, state["model"], run.checkpoint)
-        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
-        schedule.load_state_dict(state["schedule"])
-        snapshots, best = state["snapshots"], state["best"]
-
-    for epoch in range(len(run.history), ARGS.epochs + 1):
+    for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
         if epoch == 0:
             model.eval()
             train_bpd, val_bpd = epoch_iter(model, train, None), epoch_iter(model, val, None)
         else:
-            # ever fewer training images are shifted, in the last tenth of the epochs none
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * ARGS.epochs))
-            train_bpd, val_bpd = run_epoch(model, (run.watch(train), val), optimizer, schedule)
+            # the share of shifted training images falls to 0, which it reaches in the last tenth of the epochs
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))
+            train_bpd, val_bpd = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         run.record(epoch, train_bpd=train_bpd, val_bpd=val_bpd)
         if val_bpd <= min(run.column("val_bpd")):
             best = {name: value.clone() for name, value in model.state_dict().items()}
-        snapshots.append(model.decode(codes).to(torch.uint8).cpu())
-        run.save(
-            model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
-            best=best, snapshots=snapshots,
-        )  # fmt: skip
+        if epoch in stages(args.epochs):
+            snapshots[epoch] = model.decode(codes).to(torch.uint8).cpu()
+        run.save(parts, best=best, snapshots=snapshots)
 
     model.load_state_dict(best)
     model.eval()
-    title = f"{'RealNVP' if ARGS.arch == 'template' else 'Multi-scale flow'}, {train.title}"
-    save_figures(run, title, model, val, snapshots)
-    experiment.save_checked(run.folder / "flow.pt", {"sizes": sizes, "state": best})
-    if ARGS.extra:
-        extras.nf(run, title, model, snapshots)
-    if not run.finished:  # the test split is looked at once
-        run.seed(ARGS.epochs + 1)
-        test_bpd = epoch_iter(model, run.follow(test, "test"), None)
-        test_bpd_8 = averaged_bpd(model, run.follow(test, "test, 8 samples"), 8)
-        chosen = min(run.history, key=lambda row: row["val_bpd"])
-        crossed = next((row["epoch"] for row in run.history if row["val_bpd"] < BAR), None)
-        run.finish(
-            model, val_bpd=chosen["val_bpd"], best_epoch=chosen["epoch"], test_bpd=test_bpd, test_bpd_8=test_bpd_8,
-            first_epoch_below_1_85=crossed,
-            round_trip=worst_round_trip(model, val.subset(1000).images),
-            seconds_to_1_85=None if crossed is None else sum(run.epoch_seconds[: crossed + 1]),
-        )  # fmt: skip
+    run.save_model(sizes, model)
+    save_figures(run, f"{title(args)}, {train.title}", model, val, snapshots)
+    run.seed(args.epochs + 1)
+    test_bpd = epoch_iter(model, run.progress(test, "test"), None)
+    test_bpd_8 = averaged_bpd(model, run.progress(test, "test, 8 samples"), 8)
+    chosen = min(run.history, key=lambda row: row["val_bpd"])
+    crossed = next((row["epoch"] for row in run.history if row["val_bpd"] < BAR), None)
+    run.finish(
+        [model], val_bpd=chosen["val_bpd"], best_epoch=chosen["epoch"], test_bpd=test_bpd, test_bpd_8=test_bpd_8,
+        first_epoch_below_1_85=crossed, round_trip=worst_round_trip(model, val.subset(1000).images),
+        seconds_to_1_85=None if crossed is None else sum(run.epoch_seconds[: crossed + 1]),
+    )  # fmt: skip
 
 
-def default_name():
-    return "nf" if ARGS.arch == "template" else f"nf-{ARGS.arch}"
-
-
-def draw_samples():
-    """--sample N: a grid from a flow.pt, without data and without training."""
-    path = Path(ARGS.flow) if ARGS.flow else None
-    if path is None:
-        folders = [experiment.ROOT / "runs" / data / (ARGS.name or default_name()) for data in GREY]
-        path = next((folder / "flow.pt" for folder in folders if (folder / "flow.pt").exists()), None)
-        if path is None:
-            raise experiment.UserError("no trained flow found: train one first, or name its file with --flow")
-    state = experiment.load_checked(path)
-    if not isinstance(state, dict) or set(state) != {"sizes", "state"}:
-        raise experiment.UserError(f"{experiment.show(path)} is not a flow of this script")
-    model = Model([784], **state["sizes"])
-    experiment.fill(model, state["state"], path)
-    torch.manual_seed(ARGS.seed)
-    target = path.with_name(f"samples-{ARGS.sample}.png")
-    figures.picture(target, model.sample(ARGS.sample) / 255, math.ceil(math.sqrt(ARGS.sample)))
-    print(f"{ARGS.sample} samples: {experiment.show(target)}")
-
-
-def parse_args(arguments=None):
-    number = experiment.number
-    parser = experiment.Parser(__doc__)
+def parse_args(words=None):
+    number = cli.number
+    parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("model and training")
-    group.add_argument("--arch", choices=ARCHS, default=ARCHS[0], help="multiscale: the paper's, convolutional")
+    group.add_argument("--arch", choices=list(DEFAULTS), default="template", help="multiscale: the paper's own")
 
     def by_arch(name, text, **kind):
-        template, multiscale = DEFAULTS[name]
+        template, multiscale = (defaults[name] for defaults in DEFAULTS.values())
         group.add_argument(f"--{name}", help=f"{text} (default: {template}; multiscale: {multiscale})", **kind)
 
     by_arch("epochs", "passes over the training images", type=number(int, 1))
-    by_arch("flows", "pairs of couplings; multiscale: steps a level", type=number(int, 1, 100))
+    by_arch("flows", "pairs of couplings; multiscale: steps per level", type=number(int, 1, 100))
     by_arch("hidden", "width of the couplings' nets", type=number(int, 1, 20000))
-    by_arch("batch_size", "images a step", type=number(int, 1))
-    by_arch("lr", "Adam's highest learning rate", type=number(float, above=0))
-    by_arch("weight_decay", "AdamW's pull of the weights towards 0", type=number(float, 0))
-    by_arch("shift", "pixels by which training images move at first", type=number(int, 0, 3))
+    by_arch("batch_size", "images per step", type=number(int, 1))
+    by_arch("lr", "highest learning rate", type=number(float, above=0))
+    by_arch("weight_decay", "AdamW's weight decay", type=number(float, 0))
+    by_arch("shift", "pixels by which training images are shifted at first", type=number(int, 0, 3))
     by_arch("mix", "multiscale: what precedes a coupling; conv1x1: learned", choices=["permute", "conv1x1"])
-    by_arch("dequantize", "the noise under the grey levels; variational: learned", choices=["uniform", "variational"])
+    by_arch("dequantize", "dequantisation noise; variational: learned", choices=["uniform", "variational"])
     group.add_argument("--alpha", type=number(float, above=0, below=0.5), default=1e-5, help="margin of the logit")
-    group = parser.add_argument_group("sampling without training")
-    group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")
-    group.add_argument("--flow", metavar="FILE", help="the flow.pt to draw from (default: the run's)")
-    experiment.run_options(parser, GREY)
-    args = parser.parse_args(arguments)
-    for name, values in DEFAULTS.items():
+    models.sample_options(parser, number)
+    cli.run_options(parser, GREY)
+    args = parser.parse_args(words)
+    for name, value in DEFAULTS[args.arch].items():
         if getattr(args, name) is None:
-            setattr(args, name, values[ARCHS.index(args.arch)])
+            setattr(args, name, value)
     if args.quick:
         args.epochs = min(args.epochs, 4)
     return args
 
 
 if __name__ == "__main__":
-    ARGS = parse_args()
-    experiment.start(main)
+    cli.start(main, parse_args)

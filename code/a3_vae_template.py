@@ -21,12 +21,10 @@ import torch.nn.functional as F
 from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
-import experiment
-import extras
-import figures
-from datasets import BINARY
-from datasets.bmnist import bmnist
-from experiment import at_least_float32, in_double
+from common import cli, figures, models
+from common.devices import at_least_float32, autocast, in_double
+from common.run import Run, require_finite
+from datasets.bmnist import BINARY, bmnist
 
 SOFTPLUS_AT_1 = math.log(math.e - 1)  # softplus of it is 1
 
@@ -107,7 +105,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
     elbo, images, losses = 0, 0, []
     for x in data:
         x = x.to(device)
-        with torch.set_grad_enabled(model.training), experiment.autocast(device, model.training):
+        with torch.set_grad_enabled(model.training), autocast(device, model.training):
             reconstruction, kl = model.terms(x)
         if model.training:
             loss = (model.beta * kl - reconstruction).mean()
@@ -119,7 +117,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
             losses.append(loss.detach())
         elbo = elbo + (reconstruction - kl).detach().sum()  # the last batch is smaller: sum now, divide at the end
         images += len(x)
-    experiment.require_finite(losses)
+    require_finite(losses)
     return float(elbo) / images
 
 
@@ -214,7 +212,7 @@ def save_figures(run, title, grids, manifolds, uniforms):
         {"reconstruction, -log p(x|z)": reconstruction, "KL(q(z|x) || p(z))": kl},
         ylabel="nats per image", title=f"{title}, validation images", ylim=(0, 1.3 * (reconstruction[1] + kl[1])),
     )  # fmt: skip
-    means = {stage_name(epoch, run.epochs): grids[epoch].cpu() / 255 for epoch in stages(run.epochs)}
+    means = {stage_name(epoch, run.epochs): grid.cpu() / 255 for epoch, grid in grids.items()}
     draws = {name: (uniforms < mean).float() for name, mean in means.items()}
     figures.image_grids(run.figure("samples-means.png"), means, 6, f"{title}: means of p(x|z), the same z in all")
     figures.image_grids(run.figure("samples-draws.png"), draws, 6, f"{title}: drawn from p(x|z), the same z in all")
@@ -224,42 +222,53 @@ def save_figures(run, title, grids, manifolds, uniforms):
             figures.image_grids(run.figure(f"manifold-{part}.png"), grid, 20, title)
 
 
-def main():
-    train, val, test = bmnist(ARGS.data_root, ARGS.batch_size, data=ARGS.data, shift=1)
-    run = experiment.Run(ARGS, __file__, f"vae-z{ARGS.zdim}", train.name, ARGS.epochs)
+def load(path):
+    return models.load_model(path, Path(__file__).name, VAE)
+
+
+def default_name(args):
+    return f"vae-z{args.zdim}"
+
+
+def title(args):
+    return f"VAE, D = {args.zdim}"
+
+
+def main(args):
+    if args.sample:
+        return models.draw_samples(args, default_name(args), BINARY, load, lambda model, n: model.sample(n)[1])
+    train, val, test = bmnist(args.data_root, args.batch_size, data=args.data, shift=1)
+    run = Run(args, __file__, default_name(args), train.name, args.epochs)
     print(f"Data:   {train.title}, {train.source}")
-    if run.finished and not ARGS.extra:
+    if run.finished:
         return
-    if ARGS.quick:
+    if args.quick:
         train, val, test = train.subset(5000), val.subset(1000), test.subset(500)
     train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
 
-    torch.manual_seed(ARGS.seed)
-    model = VAE(ARGS.hidden, ARGS.zdim).to(run.device)
-    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=0.02, fused=True)
+    torch.manual_seed(args.seed)
+    sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim}
+    model = VAE(**sizes).to(run.device)
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, ARGS.lr, total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
+        optimizer, args.lr, total_steps=args.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
     )
-    codes = torch.randn(36, ARGS.zdim)  # the same in every picture of every epoch
+    codes = torch.randn(36, args.zdim)  # the same in every picture of every epoch
     uniforms = torch.rand(36, 784)
-    grids, manifolds, best = [], {}, None
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    state = run.load(parts)
+    grids, manifolds, best = state.get("grids", {}), state.get("manifolds", {}), state.get("best")
 
-    if state := run.load():
-        experiment.fill(model, state["model"], run.checkpoint)
-        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
-        schedule.load_state_dict(state["schedule"])
-        grids, manifolds, best = state["grids"], state["manifolds"], state["best"]
-
-    for epoch in range(len(run.history), ARGS.epochs + 1):
+    for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
         if epoch == 0:  # the untrained model: near 784 ln 2 = 543.4 nats
             model.eval()
             train_elbo, val_elbo = epoch_iter(model, train, None), epoch_iter(model, val, None)
         else:
-            model.beta = ARGS.beta * min(1.0, epoch / (ARGS.warmup + 1))
-            # ever fewer training images are shifted by a pixel, in the last tenth of the epochs none
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * ARGS.epochs))
-            train_elbo, val_elbo = run_epoch(model, (run.watch(train), val), optimizer, schedule)
+            model.beta = args.beta * min(1.0, epoch / (args.warmup + 1))
+            # the share of shifted training images falls to 0, which it reaches in the last tenth of the epochs
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))
+            train_elbo, val_elbo = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         reconstruction, kl, active = diagnose(model, val)
         run.record(
             epoch, train_elbo=train_elbo, val_elbo=val_elbo,
@@ -267,51 +276,46 @@ def main():
         )  # fmt: skip
         if val_elbo >= max(run.column("val_elbo")):
             best = {name: value.clone() for name, value in model.state_dict().items()}
-        grids.append(snapshot(model, codes))
-        if ARGS.zdim == 2 and epoch in (0, ARGS.epochs // 2, ARGS.epochs):
+        if epoch in stages(args.epochs):
+            grids[epoch] = snapshot(model, codes)
+        if args.zdim == 2 and epoch in (0, args.epochs // 2, args.epochs):
             manifolds[epoch] = snapshot(model, manifold_grid())
-        run.save(
-            model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
-            best=best, grids=grids, manifolds=manifolds,
-        )  # fmt: skip
+        run.save(parts, best=best, grids=grids, manifolds=manifolds)
 
     model.load_state_dict(best)
     model.eval()
-    title = f"VAE, D = {ARGS.zdim}, {train.title}"
-    save_figures(run, title, grids, manifolds, uniforms)
-    if ARGS.extra:
-        extras.vae(run, title, model, val, test, grids)
-    if not run.finished:  # the test split is looked at once
-        run.seed(ARGS.epochs + 1)
-        test_elbo, test_log_likelihood = log_likelihood(model, run.follow(test, "test"), ARGS.eval_samples)
-        chosen = max(run.history, key=lambda row: row["val_elbo"])
-        run.finish(
-            model, val_elbo=chosen["val_elbo"], best_epoch=chosen["epoch"], active_units=chosen["active_units"],
-            test_elbo=test_elbo, test_log_likelihood=test_log_likelihood, eval_samples=ARGS.eval_samples,
-        )  # fmt: skip
+    run.save_model(sizes, model)
+    save_figures(run, f"{title(args)}, {train.title}", grids, manifolds, uniforms)
+    run.seed(args.epochs + 1)
+    test_elbo, test_log_likelihood = log_likelihood(model, run.progress(test, "test"), args.eval_samples)
+    chosen = max(run.history, key=lambda row: row["val_elbo"])
+    run.finish(
+        [model], val_elbo=chosen["val_elbo"], best_epoch=chosen["epoch"], active_units=chosen["active_units"],
+        test_elbo=test_elbo, test_log_likelihood=test_log_likelihood, eval_samples=args.eval_samples,
+    )  # fmt: skip
 
 
-def parse_args(arguments=None):
-    number = experiment.number
-    parser = experiment.Parser(__doc__)
+def parse_args(words=None):
+    number = cli.number
+    parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("model and training")
     group.add_argument("--epochs", type=number(int, 1), default=40, help="passes over the training images")
     group.add_argument("--zdim", type=number(int, 1, 1000), default=20, help="dimensions of the latent space")
     group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
-    group.add_argument("--batch_size", type=number(int, 1), default=128, help="images a step")
-    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="Adam's highest learning rate")
+    group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
+    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="highest learning rate")
     group.add_argument("--beta", type=number(float, 0), default=1.0, help="weight of the KL term in training")
     group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs over which that weight rises from 0")
     group.add_argument(
-        "--eval-samples", type=number(int, 1), default=500, help="importance samples an image for the test log p(x)"
+        "--eval_samples", type=number(int, 1), default=500, help="importance samples per image for the test log p(x)"
     )
-    experiment.run_options(parser, BINARY)
-    args = parser.parse_args(arguments)
+    models.sample_options(parser, number)
+    cli.run_options(parser, BINARY)
+    args = parser.parse_args(words)
     if args.quick:
         args.epochs, args.eval_samples = min(args.epochs, 4), min(args.eval_samples, 50)
     return args
 
 
 if __name__ == "__main__":
-    ARGS = parse_args()
-    experiment.start(main)
+    cli.start(main, parse_args)

@@ -14,18 +14,9 @@ import zlib
 import numpy as np
 import torch
 
-import datasets
-from datasets.download import (
-    DataError,
-    Missing,
-    cache_folder,
-    fetch,
-    read_bytes,
-    read_cache,
-    scratch_folder,
-    short,
-    write_cache,
-)
+from datasets import glyphs, loading, mnist
+from datasets.download import Missing, cache_folder, fetch, read_cache, scratch_folder, write_cache
+from datasets.files import UserError, read_bytes, show
 
 SIZES = {"train": 50000, "valid": 10000, "test": 10000}
 # SHA-256 of the packed bits, 98 bytes an image, in the published order
@@ -47,7 +38,7 @@ def read_amat(path):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error):
-            raise DataError(f"{short(path)} is no complete gzip file: delete it and get it again") from None
+            raise UserError(f"{show(path)} is no complete gzip file: delete it and get it again") from None
     if data and not data.endswith(b"\n"):
         data += b"\n"
     text = np.frombuffer(data, np.uint8)
@@ -67,10 +58,10 @@ def read_amat_slowly(path, data):
     for number, line in enumerate(lines, 1):
         digits = line.split()
         if len(digits) != 784:
-            raise DataError(f"{short(path)}, line {number}: {len(digits)} numbers where 784 belong; get the file again")
+            raise UserError(f"{show(path)}, line {number}: {len(digits)} numbers where 784 belong; get the file again")
         if not set(digits) <= {b"0", b"1"}:
             wrong = next(digit for digit in digits if digit not in (b"0", b"1")).decode("ascii", "replace")[:20]
-            raise DataError(f"{short(path)}, line {number}: a pixel is {wrong!r}, not 0 or 1; get the file again")
+            raise UserError(f"{show(path)}, line {number}: a pixel is {wrong!r}, not 0 or 1; get the file again")
         images[number - 1] = np.array(digits, np.uint8)
     return images
 
@@ -81,18 +72,18 @@ def read_npz(path):
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
             splits = [archive[f"{split}_data"].reshape(-1, 784) for split in SIZES]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        raise DataError(f"{short(path)} is not the archive of the MADE release: delete it and get it again") from None
+        raise UserError(f"{show(path)} is not the archive of the MADE release: delete it and get it again") from None
     if not all(((split == 0) | (split == 1)).all() for split in splits):
-        raise DataError(f"{short(path)} holds pixels other than 0 and 1; get the file again")
+        raise UserError(f"{show(path)} holds pixels other than 0 and 1; get the file again")
     return [split.astype(np.uint8) for split in splits]
 
 
 def check(split, packed, path):
-    """The packed bits if they are the published ones, else DataError."""
+    """The packed bits if they are the published ones, else UserError."""
     if len(packed) != SIZES[split]:
-        raise DataError(f"{short(path)} holds {len(packed):,} images where {SIZES[split]:,} belong; get the file again")
+        raise UserError(f"{show(path)} holds {len(packed):,} images where {SIZES[split]:,} belong; get the file again")
     if hashlib.sha256(packed).hexdigest() != SHA256[split]:
-        raise DataError(f"{short(path)} is not the published {split} split (checksum); delete it and get it again")
+        raise UserError(f"{show(path)} is not the published {split} split (checksum); delete it and get it again")
     return packed
 
 
@@ -127,16 +118,14 @@ def download_files():
                     paths[split] = folder / url.split("/")[-1]
                     fetch(url, paths[split])
                 return read(paths)
-            except DataError as error:
+            except UserError as error:
                 reasons.append(str(error))
     raise Missing("binary MNIST cannot be downloaded: " + "; ".join(reasons))
 
 
 def load(roots, may_download=True):
-    """(train, valid, test) as uint8 tensors [N, 784], and a sentence that says where they come from.
-
-    Tried in turn: the folders in `roots`, the cache in the checkout, the net.
-    """
+    """((train, valid, test) images [N, 784] uint8, their labels: of the test split alone, a sentence that says where
+    they come from). Tried in turn: the folders in `roots`, the cache in the checkout, the net."""
     cached = cache_folder() / "bmnist.cache"
     notes = []
     packed = None
@@ -144,13 +133,13 @@ def load(roots, may_download=True):
     if cached.is_file():
         try:
             packed = [check(split, bits, cached) for split, bits in zip(SIZES, read_cache(cached, SIZES), strict=True)]
-            source = f"from {short(cached)}"
-        except DataError as error:
+            source = f"from {show(cached)}"
+        except UserError as error:
             notes.append(f"{error}; made again")
     if packed is None:
         if paths:
             packed = read(paths)
-            source = f"from {short(next(iter(paths.values())).parent)}"
+            source = f"from {show(next(iter(paths.values())).parent)}"
         elif may_download:
             packed = download_files()
             source = "downloaded"
@@ -159,13 +148,27 @@ def load(roots, may_download=True):
         problem = write_cache(cached, **dict(zip(SIZES, packed, strict=True)))
         notes += [problem] if problem else []
     splits = [torch.from_numpy(np.unpackbits(bits, axis=1)) for bits in packed]
-    return splits, "; ".join([source, *notes])
+    return splits, [None, None, test_labels()], "; ".join([source, *notes])
 
 
 def test_labels():
     return torch.repeat_interleave(torch.arange(10), torch.tensor(TEST_CLASSES))
 
 
+def binarised(load):
+    """The same source, each pixel drawn once: binary images with labels."""
+
+    def load_binarised(roots, may_download=True):
+        splits, labels, source = load(roots, may_download)
+        return mnist.binarise(splits), labels, source
+
+    return load_binarised
+
+
+SOURCES = {"bmnist": load, "mnist-binarised": binarised(mnist.load), "glyphs-binary": binarised(glyphs.load)}
+BINARY = list(SOURCES)
+
+
 def bmnist(root="./data/", batch_size=128, download=True, data="auto", shift=0):
     """Three loaders of images [B, 1, 28, 28], 0 or 1; the training one shuffles (and shifts, if asked)."""
-    return datasets.loaders(datasets.load(data, root, download, binary=True), batch_size, shift, binary=True)
+    return loading.loaders(loading.find(data, SOURCES, root, download), batch_size, shift, with_labels=False)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datasets.download import DataError, cache_folder, read_cache, short, write_cache
+from datasets.download import cache_folder, read_cache, write_cache
+from datasets.files import UserError, show
 
 FONTS = [
     "DejaVuSans",
@@ -105,15 +106,15 @@ def make():
     return images, labels
 
 
-def load():
+def load(roots=(), may_download=True):
     """((train, valid, test) images [N, 784], their labels, a sentence that says where they come from)."""
     cached = cache_folder() / "glyphs.cache"
-    source = f"from {short(cached)}"
+    source = f"from {show(cached)}"
     if cached.is_file():
         try:
             images, labels = map(torch.from_numpy, read_cache(cached, ["images", "labels"]))
             return images.split(SIZES), labels.long().split(SIZES), source
-        except DataError as error:
+        except UserError as error:
             source = f"drawn again, since {error}"
     else:
         source = "drawn just now"

@@ -15,8 +15,9 @@ import socket
 
 import torch
 
-import datasets
-from datasets.download import TIMEOUT, DataError, Missing, cache_folder, scratch_folder, short
+from datasets import glyphs, loading
+from datasets.download import TIMEOUT, Missing, cache_folder, scratch_folder
+from datasets.files import UserError, show
 
 # SHA-256 of the 60,000 and the 10,000 images, and of their labels, one byte each
 SHA256 = {
@@ -43,25 +44,25 @@ def find(root):
 
 
 def read(root):
-    """((images, labels) of the 60,000, the same of the 10,000), uint8; DataError unless they are MNIST to the bit."""
+    """((images, labels) of the 60,000, the same of the 10,000), uint8; UserError unless they are MNIST to the bit."""
     from torchvision.datasets import MNIST  # takes a second, which cached runs save
 
     raw = root / "MNIST" / "raw"
     for name, size in FILES.items():
         found = (raw / name).stat().st_size
         if found != size:
-            raise DataError(f"{short(raw / name)} has {found:,} bytes where {size:,} belong: delete it, get it again")
+            raise UserError(f"{show(raw / name)} has {found:,} bytes where {size:,} belong: delete it, get it again")
     parts = []
     for train, digests in SHA256.items():
         try:
             part = MNIST(str(root), train=train, download=False)
         except (OSError, ValueError, RuntimeError, AssertionError, KeyError, IndexError):
-            raise DataError(f"{short(raw)} holds files that are not MNIST's: delete them and get them again") from None
+            raise UserError(f"{show(raw)} holds files that are not MNIST's: delete them and get them again") from None
         pair = part.data, part.targets.to(torch.uint8)
         for what, values, digest in zip(("images", "labels"), pair, digests, strict=True):
             if hashlib.sha256(values.numpy()).hexdigest() != digest:
                 name = f"{'train' if train else 't10k'}-{what}"
-                raise DataError(f"{short(raw / name)}* are not MNIST's (checksum): delete them and get them again")
+                raise UserError(f"{show(raw / name)}* are not MNIST's (checksum): delete them and get them again")
         parts.append(pair)
     return parts
 
@@ -99,12 +100,12 @@ def load(roots, may_download=True):
     """((train, valid, test) images [N, 784], their labels, a sentence that says where they come from)."""
     for root in (*roots, cache_folder()):
         if find(root):
-            parts, source = read(root), f"from {short(root / 'MNIST' / 'raw')}"
+            parts, source = read(root), f"from {show(root / 'MNIST' / 'raw')}"
             break
     else:
         if not may_download:
             raise Missing("MNIST is not on this machine")
-        parts, source = download_files(), f"downloaded to {short(cache_folder() / 'MNIST')}"
+        parts, source = download_files(), f"downloaded to {show(cache_folder() / 'MNIST')}"
     (images, labels), (test, test_labels) = parts
     images = images.flatten(1)
     splits = [images[:50000], images[50000:], test.flatten(1)]
@@ -122,6 +123,10 @@ def binarise(splits):
     ]
 
 
+SOURCES = {"mnist": load, "glyphs": glyphs.load}
+GREY = list(SOURCES)
+
+
 def mnist(root="./data/", batch_size=128, download=True, data="auto", shift=0):
     """Three loaders of (images [B, 784] in 0..255, labels [B]); the training one shuffles (and shifts, if asked)."""
-    return datasets.loaders(datasets.load(data, root, download, binary=False), batch_size, shift, binary=False)
+    return loading.loaders(loading.find(data, SOURCES, root, download), batch_size, shift, with_labels=True)

@@ -1,11 +1,11 @@
 """Numbers of the report as LaTeX macros, from the results files: \\val{vae-z20}{test_elbo}.
 
-python report/macros.py           from report/results, for `make report`
-python report/macros.py --user    from your own runs, compiled to runs/report.pdf (`make` calls it; --quick: quick runs)
+    python report/macros.py           from report/results, for `make report`
+    python report/macros.py --user    from your own runs, compiled to runs/report.pdf (--quick: from quick runs)
 
 A results file gives \\val{run}{key} for its own keys and those of `final`, \\val{run}{settings/key}, the ends of its
 curves as \\val{run}{first/key} and \\val{run}{last/key}, and \\val{run}{data_title}. Other files give what they hold
-under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-extra}{prior_10}.
+under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-analyses}{prior_10}.
 """
 
 import json
@@ -16,13 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
-import tables
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("code", ".")]
+from common import cli
+from datasets.files import ROOT, Trouble
+from study import publish, registry, tables
 
-ROOT = Path(__file__).resolve().parents[1]
-REAL = ("mnist", "bmnist")
-# `make` does not make these
-ONLY_PUBLISHED = ("seeds", "bench", "growth", "nf-short", "nf-multiscale-long", "pixelcnn-long")
+RESULTS = ROOT / "report" / "results"
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 
@@ -44,7 +43,7 @@ FORMULAS = {
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # times 10^8 multiplications
     "region_2": 0.1**2,
     "bits_of_levels": 8,
-    "mixture": 10,  # logistics a pixel, beyond/autoregressive.py
+    "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
     "vae_weight_decay": "0.02",  # a3_vae_template.py has no option for it
 }
 
@@ -82,13 +81,19 @@ def define(name, key, value):
     return [rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value, key.split('/')[-1])}}}"]
 
 
+def name_of(path):
+    """The name of a file that is not a run's results. Published before there were analyses.json: NAME-extra.json."""
+    name = f"{path.parent.name}-analyses" if path.stem == "analyses" else path.stem
+    return name.removesuffix("-extra") + "-analyses" if name.endswith("-extra") else name
+
+
 def macros(files):
-    """One definition for each figure of each run, and for whatever other results files hold."""
+    """One definition for each number of each run, and for those of other results files."""
     lines = []
     for path in files:
         result = json.loads(path.read_text())
-        if "final" not in result:  # extra.json lies in its run's folder
-            lines += define(f"{path.parent.name}-extra" if path.name == "extra.json" else path.stem, "", result)
+        if "final" not in result:
+            lines += define(name_of(path), "", result)
             continue
         name = result["run"]
         numbers = {key: value for key, value in result.items() if key not in ("curves", "final")}
@@ -97,7 +102,7 @@ def macros(files):
             if known:
                 numbers |= {f"first/{key}": known[0], f"last/{key}": known[-1]}
         if "data" in result:
-            numbers["data_title"] = (tables.DATA | tables.PLANE)[result["data"]]
+            numbers["data_title"] = tables.DATA.get(result["data"], result["data"])
         if "epochs" in result:
             numbers["half"] = result["epochs"] // 2
         final = dict(result["final"])
@@ -107,11 +112,11 @@ def macros(files):
     return lines
 
 
-def write_tables(folder, comparison, seeds, members):
+def write_tables(folder, comparison, seeds, variants):
     """\\input{table-quality} and the like in the report; empty while nothing has been compared."""
-    contents = {"quality": "", "likelihood": "", "families": "", "note": "", "members": ""}
-    if members:
-        contents["members"] = tables.latex(*tables.members(members))
+    contents = {"quality": "", "likelihood": "", "families": "", "note": "", "variants": ""}
+    if variants:
+        contents["variants"] = tables.latex(*tables.variants(variants))
     if comparison:
         contents |= {
             "quality": tables.latex(*tables.quality(comparison)),
@@ -123,91 +128,79 @@ def write_tables(folder, comparison, seeds, members):
         (folder / f"table-{name}.tex").write_text(content + "\n")
 
 
-def top(quick):
-    return ROOT / "runs" / ("quick" if quick else "")
-
-
-def published():
-    return macros(sorted((ROOT / "report" / "results").glob("*.json"))), "figures/", None
-
-
-def of_the_user(quick):
-    """(macros, where the figures are, banner) of the runs in runs/, on real data where there are such."""
-    lines, links, banner = [], ROOT / "runs" / "report-figures", None
+def own_runs(quick):
+    """(results files, figures folder, banner) of the user's runs, on real data where there are such."""
+    files, banner = [], None
+    runs, links = ROOT / "runs" / ("quick" if quick else ""), ROOT / "runs" / "report-figures"
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
-    names = [*tables.TITLES, *tables.MEMBERS, *(f"flow-{target}" for target in tables.PLANE)]
-    for name in (name for name in names if name not in ONLY_PUBLISHED):
-        for data in (*tables.DATA, *tables.PLANE):  # the real ones first
-            folder = top(quick) / data / name
-            if (folder / "results.json").exists():
-                lines += macros([p for p in (folder / "results.json", folder / "extra.json") if p.exists()])
-                shutil.copytree(folder / "figures", links / name)
-                if data not in (*REAL, *tables.PLANE):
-                    banner = f"These runs used {tables.DATA[data]}: no figure here says anything about MNIST."
-                break
-    if (top(quick) / "comparison" / "comparison.json").exists():
-        lines += macros([top(quick) / "comparison" / "comparison.json"])
-        shutil.copytree(top(quick) / "comparison" / "figures", links / "comparison")
-    published = [ROOT / "report" / "results" / f"{name}.json" for name in ONLY_PUBLISHED]
-    lines += macros([path for path in published if path.exists()])
-    for name in ONLY_PUBLISHED:
-        if (ROOT / "report" / "figures" / name).exists():
-            shutil.copytree(ROOT / "report" / "figures" / name, links / name)
-    return lines, "../runs/report-figures/", banner
+    for entry in registry.RUNS:
+        if place := registry.finished(entry, quick):
+            folder, results = place
+            files += [path for path in (folder / "results.json", folder / "analyses.json") if path.exists()]
+            shutil.copytree(folder / "figures", links / entry.name)
+            if results["data"] != entry.data[0]:
+                banner = f"These runs used {tables.DATA[results['data']]}: no number here says anything about MNIST."
+    for file, figures, target in publish.MEASURED.values():
+        if (runs / file).exists():
+            files.append(runs / file)
+            if figures and (runs / figures).exists():
+                place = links / target
+                place.parent.mkdir(exist_ok=True)
+                (shutil.copytree if (runs / figures).is_dir() else shutil.copyfile)(runs / figures, place)
+    return files, "../runs/report-figures/", banner or ("These are quick runs on small settings." if quick else "")
 
 
-def member_files(user, quick):
-    """(run, its results file) of each of the VAE's relatives."""
-    for run in tables.MEMBERS:
-        if user:
-            # the real ones last: of two files the later one is taken
-            yield from ((run, top(quick) / data / run / "results.json") for data in reversed(tables.DATA))
-        else:
-            yield run, ROOT / "report" / "results" / f"{run}.json"
-
-
-def load(path):
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def main():
-    user, quick = "--user" in sys.argv, "--quick" in sys.argv
-    build = ROOT / ("runs/report-build" if user else "report/build")
-    build.mkdir(parents=True, exist_ok=True)
-    lines, figures, banner = of_the_user(quick) if user else published()
-    if banner is None and quick:
-        banner = "These are quick runs on small settings."
-    lines += define("formula", "", FORMULAS)
-    lines.append(rf"\def\figures{{{figures}}}")
-    lines.append(rf"\def\banner{{{banner or ''}}}")
-    lines.append(rf"\def\missing{{{'not reached' if user else ''}}}")
-    published_results = ROOT / "report" / "results"
-    mine = top(quick) / "comparison" if user else published_results
-    members = {run: load(path) for run, path in member_files(user, quick) if path.exists()}
-    plain = members.get("family-plain")
-    for run, result in members.items() if plain else ():
-        on = lambda result: (result["data"], result["final"]["eval_images"], result["final"]["eval_samples"])
-        if on(result) == on(plain):  # else the two do not compare
+def gains(variants):
+    """What each variant of the VAE gains over the plain one, where both were judged on the same images."""
+    lines, plain = [], variants.get("family-plain")
+    terms = lambda result: (result["data"], result["final"]["eval_images"], result["final"]["eval_samples"])
+    for run, result in variants.items() if plain else ():
+        if terms(result) == terms(plain):
             gain = result["final"]["test_log_likelihood"] - plain["final"]["test_log_likelihood"]
             lines += define(run, "gain", gain)
+    return lines
+
+
+def compile_own(build):
+    if not shutil.which("latexmk"):
+        return print("runs/report.pdf: not compiled, LaTeX is missing")
+    call = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", f"-outdir={build}", "report.tex"]
+    environment = {**os.environ, "TEXINPUTS": f"{build}:"}
+    done = subprocess.run(call, cwd=ROOT / "report", capture_output=True, text=True, env=environment, errors="replace")
+    if done.returncode:
+        print(done.stdout[-1500:])
+        raise Trouble("runs/report.pdf could not be compiled: see above")
+    shutil.copyfile(build / "report.pdf", ROOT / "runs" / "report.pdf")
+    print("Your report: runs/report.pdf")
+
+
+def main(args):
+    build = ROOT / ("runs/report-build" if args.user else "report/build")
+    build.mkdir(parents=True, exist_ok=True)
+    files, figures, banner = own_runs(args.quick) if args.user else (sorted(RESULTS.glob("*.json")), "figures/", "")
+    contents = {path: json.loads(path.read_text()) for path in files}
+    named = {content["run"]: content for content in contents.values() if "final" in content}
+    others = {name_of(path): content for path, content in contents.items() if "final" not in content}
+    variants = {entry.name: named[entry.name] for entry in registry.select(group="family") if entry.name in named}
+    lines = [*macros(files), *define("formula", "", FORMULAS), *gains(variants)]
+    lines.append(rf"\def\figures{{{figures}}}")
+    lines.append(rf"\def\banner{{{banner}}}")
+    lines.append(rf"\def\missing{{{'not run' if args.user else ''}}}")
     # latexmk compiles again when this file changes, so a layout that has come or gone is told here
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
-    write_tables(build, load(mine / "comparison.json"), load(published_results / "seeds.json"), members)
-    if user:
-        if not shutil.which("latexmk"):
-            print("runs/report.pdf: not compiled, LaTeX is missing")
-            return
-        call = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", f"-outdir={build}", "report.tex"]
-        environment = {**os.environ, "TEXINPUTS": f"{build}:"}
-        done = subprocess.run(call, cwd=ROOT / "report", capture_output=True, text=True, env=environment)
-        if done.returncode:
-            print(done.stdout[-1500:])
-            sys.exit("runs/report.pdf could not be compiled: see above")
-        shutil.copyfile(build / "report.pdf", ROOT / "runs" / "report.pdf")
-        print("Your report: runs/report.pdf")
+    write_tables(build, others.get("comparison", {}), others.get("seeds", {}), variants)
+    if args.user:
+        compile_own(build)
+
+
+def parse_args(words=None):
+    parser = cli.Parser(__doc__, __file__)
+    parser.add_argument("--user", action="store_true", help="from your own runs, and compile the report")
+    parser.add_argument("--quick", action="store_true", help="with --user: from quick runs")
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":
-    main()
+    cli.start(main, parse_args)

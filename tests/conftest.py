@@ -1,19 +1,134 @@
 """A copy of the checkout to run scripts in, with the glyph digits at hand and no way to the net or the real data."""
 
+import multiprocessing
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-torch.set_num_threads(int(os.environ.get("A3_TEST_THREADS", 2)))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+# Starting Python and importing torch takes seconds. The standard library's fork server does it once for each test
+# process; every script that a test starts is a process of its own all the same, with real signals and exit codes.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    [
+        "torch",
+        "torch.utils.flop_counter",
+        "torchvision",
+        "numpy",
+        "scipy.linalg",
+        "scipy.stats",
+        "scipy.ndimage",
+        "tqdm",
+        "matplotlib.pyplot",
+        "matplotlib.backends.backend_agg",
+        "PIL.Image",
+        "filelock",
+    ]
+)
+
+
+def run_script(command, cwd, environment, out, err):
+    """In a new process: what `python SCRIPT WORDS` does."""
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by tests that were started with nohup
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    warnings.resetwarnings()
+    warnings.filterwarnings("error", module=r"__main__|a3_|common|datasets|nets|study|beyond")
+    sys.argv, script = command, command[0]
+    sys.path[:] = [str(Path(script).parent), *(path for path in sys.path if not path.startswith(str(ROOT / "tests")))]
+    sys.path[:] = [path for path in sys.path if path not in (str(ROOT), str(ROOT / "code"))]
+    runpy.run_path(script, run_name="__main__")
+
+
+class Child:
+    """A running script, with the methods of subprocess.Popen that the tests use."""
+
+    def __init__(self, folder, command, cwd, environment):
+        self.files = [folder / f"{stream}-{time.monotonic_ns()}.txt" for stream in ("out", "err")]
+        self.process = SERVER.Process(target=run_script, args=(command, str(cwd), environment, *map(str, self.files)))
+        self.process.start()
+
+    @property
+    def returncode(self):
+        return self.process.exitcode
+
+    def poll(self):
+        return self.process.exitcode
+
+    def kill(self):
+        self.process.kill()
+
+    def send_signal(self, sign):
+        os.kill(self.process.pid, sign)
+
+    def communicate(self, timeout=300):
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"the script took longer than {timeout} s")
+        return [path.read_text() if path.exists() else "" for path in self.files]
+
+
+class Checkout:
+    """Runs scripts as a user would, in a folder whose name has a space and letters beyond ASCII."""
+
+    def __init__(self, folder, cache):
+        self.folder = folder
+        self.outputs = folder / "outputs of tests"
+        self.outputs.mkdir()
+        for part in ("code", "datasets"):
+            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        self.environment = {
+            **os.environ, "A3_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1", "https_proxy": "http://127.0.0.1:1",
+        }  # fmt: skip
+        self.environment.pop("A3_DATA", None)
+
+    def command(self, script, *options):
+        """For a test that needs `python` itself."""
+        return [sys.executable, str(self.folder / "code" / script), *map(str, options)]
+
+    def start(self, script, *options, cwd=None):
+        return Child(self.outputs, self.command(script, *options)[1:], cwd or self.folder, self.environment)
+
+    def run(self, script, *options, cwd=None):
+        child = self.start(script, *options, cwd=cwd)
+        out, err = child.communicate()
+        return subprocess.CompletedProcess(options, child.returncode, out, err)
+
+    def start_until(self, script, *options, rows, folder):
+        """A running script that has written at least `rows` rows of metrics."""
+        child = self.start(script, *options)
+        table = self.folder / "runs" / folder / "metrics.csv"
+        deadline = time.monotonic() + 120
+        while child.poll() is None and time.monotonic() < deadline:
+            if table.exists() and len(table.read_text().splitlines()) > rows:
+                return child
+            time.sleep(0.01)
+        out, err = child.communicate()
+        raise AssertionError(f"the script ended before epoch {rows}: {out}{err}")
+
+    def kill_after(self, script, *options, rows, folder):
+        """Kill a script that has written `rows` rows of metrics, and make sure that it was alive until then."""
+        child = self.start_until(script, *options, rows=rows, folder=folder)
+        child.kill()
+        child.communicate()
+        assert child.returncode == -signal.SIGKILL
+        assert not (self.folder / "runs" / folder / "results.json").exists()
 
 
 @pytest.fixture(scope="session")
@@ -31,53 +146,6 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("A3_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("A3_DATA", raising=False)
     return tmp_path / "cache"
-
-
-def heed_interrupts():
-    """Tests that were started with nohup ignore Ctrl-C, and so would the scripts that they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-class Checkout:
-    """Runs scripts as a user would, in a folder whose name has a space and letters beyond ASCII."""
-
-    def __init__(self, folder, cache):
-        self.folder = folder
-        for part in ("code", "datasets"):
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        ours = ["__main__", *(path.stem for path in ROOT.glob("code/*.py"))]
-        ours += [f"beyond.{path.stem}" for path in ROOT.glob("code/beyond/*.py")]
-        self.environment = {
-            **os.environ, "A3_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONWARNINGS": ",".join(f"error:::{module}" for module in ours),
-        }  # fmt: skip
-        self.environment.pop("A3_DATA", None)
-
-    def command(self, script, *options):
-        return [sys.executable, str(self.folder / "code" / script), *map(str, options)]
-
-    def start(self, script, *options, **how):
-        return subprocess.Popen(
-            self.command(script, *options), env=self.environment, cwd=how.pop("cwd", self.folder), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts, **how,
-        )  # fmt: skip
-
-    def run(self, script, *options, **how):
-        child = self.start(script, *options, **how)
-        out, err = child.communicate(timeout=300)
-        return subprocess.CompletedProcess(child.args, child.returncode, out, err)
-
-    def start_until(self, script, *options, rows, folder):
-        """A running script that has written at least `rows` rows of metrics."""
-        child = self.start(script, *options)
-        table = self.folder / "runs" / folder / "metrics.csv"
-        deadline = time.monotonic() + 120
-        while child.poll() is None and time.monotonic() < deadline:
-            if table.exists() and len(table.read_text().splitlines()) > rows:
-                return child
-            time.sleep(0.01)
-        out, err = child.communicate()
-        raise AssertionError(f"the script ended before epoch {rows}: {out}{err}")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+
 from beyond import autoregressive as ar
 from conftest import is_one_line
 
@@ -43,14 +44,14 @@ def test_the_last_pixel_sees_the_first_and_markov_sees_two():
 
 
 @pytest.mark.parametrize("likelihood", ["softmax256", "logistic-mixture"])
-@pytest.mark.parametrize("model", ar.MODELS)
+@pytest.mark.parametrize("model", ar.NETS)
 def test_no_output_of_an_8_bit_model_sees_its_own_pixel(model, likelihood):
     seen = ar.receptive_field(redrawn(model, likelihood), torch.randint(0, 256, (2, 784)).double(), 400) > 0
     assert not seen[400:].any()
     assert seen[399]
 
 
-@pytest.mark.parametrize("model", ar.MODELS)
+@pytest.mark.parametrize("model", ar.NETS)
 def test_the_probabilities_of_all_binary_images_sum_to_1(model, small):
     images = torch.tensor(list(itertools.product([0.0, 1.0], repeat=9)), dtype=torch.float64)
     with torch.no_grad():
@@ -90,7 +91,7 @@ def test_bernoulli_is_what_it_says():
 
 
 @pytest.mark.parametrize("likelihood", ar.LIKELIHOODS)
-@pytest.mark.parametrize("model", ar.MODELS)
+@pytest.mark.parametrize("model", ar.NETS)
 def test_the_step_to_one_pixel_says_what_the_whole_pass_says(model, likelihood):
     net = redrawn(model, likelihood, layers=10 if model == "conv1d" else 4)
     x = net.scaled(torch.randint(0, net.likelihood.levels + 1, (2, 784)).double())
@@ -101,7 +102,7 @@ def test_the_step_to_one_pixel_says_what_the_whole_pass_says(model, likelihood):
 
 
 @pytest.mark.parametrize("likelihood", ar.LIKELIHOODS)
-@pytest.mark.parametrize("model", ar.MODELS)
+@pytest.mark.parametrize("model", ar.NETS)
 def test_samples_are_the_same_with_and_without_what_was_kept(model, likelihood, small):
     net, uniforms = redrawn(model, likelihood), torch.rand(40, 9, dtype=torch.float64)
     kept, naive = net.sample(uniforms), net.sample(uniforms, cached=False)
@@ -133,7 +134,7 @@ def test_every_image_of_an_epoch_counts_the_same():
     assert ar.epoch_iter(net, [x[:4], x[4:]], None) == pytest.approx(whole, rel=1e-6)
 
 
-@pytest.mark.parametrize("model", ar.MODELS)
+@pytest.mark.parametrize("model", ar.NETS)
 def test_a_gradient_reaches_every_parameter(model):
     net = redrawn(model)
     net(torch.randint(0, 2, (2, 784)).double()).sum().backward()
@@ -148,9 +149,7 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(checkout):
     runs = checkout.folder / "runs" / "quick" / "glyphs-binary"
     done = checkout.run(SCRIPT, *words("whole"))
     assert done.returncode == 0, done.stderr
-    child = checkout.start_until(SCRIPT, *words("killed"), rows=2, folder="quick/glyphs-binary/killed")
-    child.kill()
-    child.communicate()
+    checkout.kill_after(SCRIPT, *words("killed"), rows=2, folder="quick/glyphs-binary/killed")
     done = checkout.run(SCRIPT, *words("killed", "--resume"))
     assert done.returncode == 0, done.stderr
     assert (runs / "killed" / "metrics.csv").read_bytes() == (runs / "whole" / "metrics.csv").read_bytes()
@@ -161,10 +160,10 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(checkout):
     assert curve[-1] > curve[0]
     for figure in ("likelihood.pdf", "samples.png", "completions.png", "receptive-field.png"):
         assert (runs / "whole" / "figures" / figure).stat().st_size > 500
-    drawn = checkout.run(SCRIPT, "--sample", "4", "--file", runs / "whole" / "autoregressive.pt")
+    drawn = checkout.run(SCRIPT, "--sample", "4", "--weights", runs / "whole" / "model.pt")
     assert drawn.returncode == 0, drawn.stderr
     assert (runs / "whole" / "samples-4.png").stat().st_size > 200
-    wrong = checkout.run(SCRIPT, "--sample", "4", "--file", runs / "whole" / "checkpoint.pt")
+    wrong = checkout.run(SCRIPT, "--sample", "4", "--weights", runs / "whole" / "checkpoint.pt")
     assert wrong.returncode == 2
     assert is_one_line(wrong.stderr)
 

@@ -14,13 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
-import datasets
+from conftest import ROOT
 from datasets import bmnist as bmnist_module
-from datasets import download, glyphs
+from datasets import download, glyphs, loading
 from datasets import mnist as mnist_module
-from datasets.download import DataError, Missing
+from datasets.download import Missing
+from datasets.files import UserError
+
+
+def load(name, root=None, download=True):
+    """(name, splits, labels, source) of the data of any name; "auto": binary data."""
+    sources = mnist_module.SOURCES if name in mnist_module.SOURCES else bmnist_module.SOURCES
+    data = loading.find(name, sources, root, download)
+    loading.warn(data)
+    return data.name, data.splits, data.labels, data.source
+
 
 REAL = os.environ.get("A3_DATA")
 needs_real = pytest.mark.skipif(not REAL, reason="A3_DATA does not name the real data")
@@ -74,7 +83,7 @@ def test_only_training_images_are_shuffled_and_shifted(glyph_cache):
 def test_shift_moves_by_at_most_one_pixel_in_all_directions():
     image = torch.zeros(1, 28, 28, dtype=torch.uint8)
     image[0, 10, 15] = 200
-    moved = datasets.shifted(image.view(1, 784).repeat(900, 1), 1).view(-1, 28, 28)
+    moved = loading.shifted(image.view(1, 784).repeat(900, 1), 1).view(-1, 28, 28)
     places = {tuple(map(int, torch.nonzero(m)[0])) for m in moved}
     assert places == {(10 + r, 15 + c) for r in (-1, 0, 1) for c in (-1, 0, 1)}
     assert (moved.flatten(1).long().sum(1) == 200).all()
@@ -87,7 +96,7 @@ def test_a_subset_is_spread_over_the_split(glyph_cache):
 
 
 def test_splits_share_no_image(glyph_cache):
-    _, splits, _, _ = datasets.load("glyphs")
+    _, splits, _, _ = load("glyphs")
     seen = [{image.tobytes() for image in split.numpy()} for split in splits]
     assert not seen[0] & seen[1]
     assert not seen[0] & seen[2]
@@ -95,10 +104,10 @@ def test_splits_share_no_image(glyph_cache):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(DataError, match="no grey data of the name 'cifar'"):
-        datasets.load("cifar")
-    with pytest.raises(DataError, match="does not exist"):
-        datasets.load("auto", root="/no/such/folder")
+    with pytest.raises(UserError, match="there are no data 'cifar'"):
+        load("cifar")
+    with pytest.raises(UserError, match="does not exist"):
+        load("auto", root="/no/such/folder")
 
 
 def test_loading_and_iterating_is_fast(glyph_cache):
@@ -115,7 +124,7 @@ def test_loading_and_iterating_is_fast(glyph_cache):
 
 
 def test_glyphs_are_balanced_grey_and_varied(glyph_cache):
-    _, (train, *_), labels, _ = datasets.load("glyphs")
+    _, (train, *_), labels, _ = load("glyphs")
     assert torch.bincount(torch.cat([*labels])).tolist() == [7000] * 10
     assert 0.10 < train.float().mean() / 255 < 0.18
     assert ((train > 20) & (train < 200)).float().mean() > 0.03  # grey edges
@@ -184,10 +193,10 @@ def test_real_mnist_is_split_as_said_and_upright():
 @needs_real
 def test_real_binary_mnist_from_text_and_from_the_cache(empty_cache):
     start = time.perf_counter()
-    name, splits, labels, source = datasets.load("bmnist", REAL, download=False)
+    name, splits, labels, source = load("bmnist", REAL, download=False)
     from_text = time.perf_counter() - start
     start = time.perf_counter()
-    _, cached, _, source_again = datasets.load("bmnist", None, download=False)
+    _, cached, _, source_again = load("bmnist", None, download=False)
     from_cache = time.perf_counter() - start
     assert name == "bmnist"
     assert "bmnist.cache" in source_again
@@ -206,7 +215,7 @@ def test_real_binary_mnist_from_text_and_from_the_cache(empty_cache):
 def test_binarised_mnist_stands_in_where_only_mnist_is_there(empty_cache, tmp_path, capsys, monkeypatch):
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "MNIST").symlink_to(f"{REAL}/MNIST")
-    name, splits, _, _ = datasets.load("auto", tmp_path / "only", download=False, binary=True)
+    name, splits, _, _ = load("auto", tmp_path / "only", download=False)
     assert name == "mnist-binarised"
     assert set(splits[0].unique().tolist()) == {0, 1}
     assert "!!" in capsys.readouterr().err
@@ -240,7 +249,7 @@ def test_a_damaged_text_file_is_named_with_its_line(tmp_path):
     for message, content in cases.items():
         path = tmp_path / "binarized_mnist_train.amat"
         path.write_bytes(b"".join(content))
-        with pytest.raises(DataError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             bmnist_module.read_amat(path)
         assert "line 4" in str(caught.value)
         assert path.name in str(caught.value)
@@ -250,7 +259,7 @@ def test_a_damaged_text_file_is_named_with_its_line(tmp_path):
 def test_what_is_no_gzip_file_is_refused(tmp_path, content):
     path = tmp_path / "binarized_mnist_train.amat.gz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="no complete gzip file"):
+    with pytest.raises(UserError, match="no complete gzip file"):
         bmnist_module.read_amat(path)
 
 
@@ -259,17 +268,17 @@ def test_right_format_but_other_content_is_refused(tmp_path, empty_cache):
     folder.mkdir(parents=True)
     for split in bmnist_module.SIZES:
         (folder / f"binarized_mnist_{split}.amat").write_bytes(amat(few_images()))
-    with pytest.raises(DataError, match="12 images where 50,000"):
-        datasets.load("auto", tmp_path, binary=True)
-    with pytest.raises(DataError, match="checksum"):
+    with pytest.raises(UserError, match="12 images where 50,000"):
+        load("auto", tmp_path)
+    with pytest.raises(UserError, match="checksum"):
         bmnist_module.check("valid", np.zeros((10000, 98), np.uint8), folder)
     assert not list(empty_cache.glob("*"))
 
 
 def test_an_archive_that_is_none_is_refused(tmp_path, empty_cache):
     (tmp_path / "binarized_mnist.npz").write_bytes(b"PK\3\4 no archive")
-    with pytest.raises(DataError, match=r"binarized_mnist\.npz"):
-        datasets.load("bmnist", tmp_path)
+    with pytest.raises(UserError, match=r"binarized_mnist\.npz"):
+        load("bmnist", tmp_path)
 
 
 def fake_mnist(folder, sizes=None):
@@ -283,11 +292,11 @@ def fake_mnist(folder, sizes=None):
 
 def test_mnist_files_of_wrong_length_or_content_are_refused(tmp_path, empty_cache):
     short = fake_mnist(tmp_path / "short", {"t10k-labels-idx1-ubyte": 5000})
-    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte has 5,000 bytes where 10,008 belong"):
-        datasets.load("auto", short.parents[1])
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte has 5,000 bytes where 10,008 belong"):
+        loading.find("auto", mnist_module.SOURCES, short.parents[1])
     zeros = fake_mnist(tmp_path / "zeros")
-    with pytest.raises(DataError, match="not MNIST's"):
-        datasets.load("mnist", zeros.parents[1])
+    with pytest.raises(UserError, match="not MNIST's"):
+        load("mnist", zeros.parents[1])
 
 
 @needs_real
@@ -298,8 +307,8 @@ def test_one_flipped_pixel_of_mnist_is_noticed(tmp_path, empty_cache):
         if name == "t10k-images-idx3-ubyte":
             content[12345] ^= 1
         (raw / name).write_bytes(content)
-    with pytest.raises(DataError, match="t10k-images"):
-        datasets.load("auto", tmp_path)
+    with pytest.raises(UserError, match="t10k-images"):
+        loading.find("auto", mnist_module.SOURCES, tmp_path)
 
 
 def small_glyphs(monkeypatch):
@@ -405,12 +414,12 @@ FAULTS = {
 def test_a_failing_server_ends_in_a_sentence_and_an_empty_cache(fault, empty_cache, monkeypatch):
     how, message = FAULTS[fault]
     point_to(monkeypatch, Server(**how).url)
-    with pytest.raises(DataError, match=message) as caught:
-        datasets.load("bmnist")
-    assert "--data-root" in str(caught.value)
+    with pytest.raises(UserError, match=message) as caught:
+        load("bmnist")
+    assert "--data_root" in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="MNIST cannot be downloaded") as caught:
-        datasets.load("mnist")
+    with pytest.raises(UserError, match="MNIST cannot be downloaded") as caught:
+        load("mnist")
     assert "\n" not in str(caught.value)
     assert not list(empty_cache.iterdir())
 
@@ -426,14 +435,14 @@ def test_no_network_and_a_silent_server_give_glyphs_with_a_notice(empty_cache, m
     for port, reason in zip(ports, ("does not answer", "refused")):
         point_to(monkeypatch, f"http://127.0.0.1:{port}/")
         start = time.monotonic()
-        name, splits, _, _ = datasets.load("auto", binary=True)
+        name, splits, _, _ = load("auto")
         assert time.monotonic() - start < 5
         assert name == "glyphs-binary"
         assert set(splits[0].unique().tolist()) == {0, 1}
         notice = capsys.readouterr().err
         assert "!!!!" in notice
         assert reason in notice
-        assert "no figure of this run says anything about static binary MNIST" in notice
+        assert "Using binary glyph digits (not MNIST) instead of static binary MNIST" in notice
     silent.close()
     assert [path.name for path in empty_cache.iterdir()] == ["glyphs.cache"]
 
@@ -444,11 +453,11 @@ def test_a_good_download_is_checked_and_cached(empty_cache, monkeypatch):
     digest = hashlib.sha256(np.packbits(images, axis=1)).hexdigest()
     monkeypatch.setattr(bmnist_module, "SHA256", dict.fromkeys(bmnist_module.SIZES, digest))
     point_to(monkeypatch, Server(body=amat(images)).url)
-    splits, source = bmnist_module.load([])
+    splits, _, source = bmnist_module.load([])
     assert source == "downloaded"
     assert all((split.numpy() == images).all() for split in splits)
     point_to(monkeypatch, "http://127.0.0.1:1/")
-    assert "bmnist.cache" in bmnist_module.load([])[1]
+    assert "bmnist.cache" in bmnist_module.load([])[2]
     assert [path.name for path in empty_cache.iterdir()] == ["bmnist.cache"]
 
 

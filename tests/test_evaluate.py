@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import is_one_line
 
-import evaluate
-import experiment
-import tables
+from common import files
+from conftest import is_one_line
+from datasets.files import UserError
+from study import evaluate, registry
 
 RUNS = {
     "vae-z2": ("a3_vae_template.py", "glyphs-binary", ["--zdim", "2", "--epochs", "1", "--hidden", "32"]),
@@ -28,7 +28,7 @@ def judged(checkout):
     for run, (script, data, options) in RUNS.items():
         trained = checkout.run(script, "--quick", "--data", data, "--name", run, *options)
         assert trained.returncode == 0, trained.stderr
-    done = checkout.run("evaluate.py", "--quick", cwd="/")
+    done = checkout.run("study/evaluate.py", "--quick", cwd="/")
     assert done.returncode == 0, done.stderr
     return checkout.folder / "runs" / "quick", done
 
@@ -45,25 +45,25 @@ def test_every_finished_run_is_judged_and_missing_ones_are_named(judged):
             assert entry[key] == results[key]
         assert entry["training_seconds"] == results["seconds"]
         assert entry["seconds_per_1000_samples"] > 0
-        for figures in entry["quality"].values():
-            assert sum(figures["class_counts"]) == figures["images"] == 1000
-            assert figures["frechet"] > figures["frechet_floor"] > 0
+        for metrics in entry["quality"].values():
+            assert sum(metrics["class_counts"]) == metrics["images"] == 1000
+            assert metrics["frechet"] > metrics["frechet_floor"] > 0
             for key in ("precision", "recall", "density", "coverage", "class_kl", "confident_share"):
-                assert key in figures
-                assert f"{key}_real" in figures
+                assert key in metrics
+                assert f"{key}_real" in metrics
 
 
 def test_each_kind_of_image_meets_its_own_reference(judged):
     comparison = json.loads((judged[0] / "comparison" / "comparison.json").read_text())
     references = {
-        run: {what: figures["reference"] for what, figures in entry["quality"].items()}
+        run: {what: metrics["reference"] for what, metrics in entry["quality"].items()}
         for run, entry in comparison.items()
     }
     assert references["vae-z2"] == {"means": "glyphs", "draws": "glyphs-binary"}
     assert references["markov"] == {"draws": "glyphs-binary"}
     assert references["gan"] == references["nf-multiscale"] == {"samples": "glyphs"}
-    figures = [figures for entry in comparison.values() for figures in entry["quality"].values()]
-    floors = {figures["reference"]: figures["frechet_floor"] for figures in figures}
+    metrics = [metrics for entry in comparison.values() for metrics in entry["quality"].values()]
+    floors = {metrics["reference"]: metrics["frechet_floor"] for metrics in metrics}
     assert floors["glyphs"] != floors["glyphs-binary"]
 
 
@@ -92,7 +92,7 @@ def test_likelihoods_are_the_runs_own_and_name_their_kind(judged):
 
 def test_tables_and_figures_name_the_data(judged):
     folder, done = judged
-    for part in ("glyph digits drawn from fonts", "Glyph digits are not MNIST", "Quick runs"):
+    for part in ("glyph digits (not MNIST)", "Glyph digits are not MNIST", "Quick runs"):
         assert part in done.stdout
         assert part in (folder / "comparison" / "table.md").read_text()
         assert part in (folder / "comparison" / "table.tex").read_text()
@@ -107,25 +107,25 @@ def test_some_runs_are_judged_alone_and_the_lines_of_others_stay(judged, checkou
     whole = dict(before)
     del whole["markov"]
     (folder / "comparison.json").write_text(json.dumps(whole))
-    done = checkout.run("evaluate.py", "--quick", "--only", "markov")
+    done = checkout.run("study/evaluate.py", "--quick", "--only", "markov")
     assert done.returncode == 0, done.stderr
     after = json.loads((folder / "comparison.json").read_text())
     assert list(after) == list(before)
     assert after["gan"] == before["gan"]
     assert after["markov"]["quality"] == before["markov"]["quality"]
     assert pictures == {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
-    unknown = checkout.run("evaluate.py", "--quick", "--only", "lstm")
+    unknown = checkout.run("study/evaluate.py", "--quick", "--only", "lstm")
     assert unknown.returncode == 2
     assert is_one_line(unknown.stderr)
 
 
 def test_damaged_weights_end_in_one_line(judged, checkout):
-    path = judged[0] / "glyphs-binary" / "vae-z2" / "checkpoint.pt"
+    path = judged[0] / "glyphs-binary" / "vae-z2" / "model.pt"
     whole = path.read_bytes()
     before = (judged[0] / "comparison" / "comparison.json").read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     try:
-        done = checkout.run("evaluate.py", "--quick")
+        done = checkout.run("study/evaluate.py", "--quick")
     finally:
         path.write_bytes(whole)
     assert done.returncode == 2
@@ -134,39 +134,39 @@ def test_damaged_weights_end_in_one_line(judged, checkout):
     assert (judged[0] / "comparison" / "comparison.json").read_bytes() == before
 
 
-LOADERS = [evaluate.load_vae, evaluate.load_gan, evaluate.load_nf, evaluate.load_autoregressive]
-
-
-@pytest.mark.parametrize("load", LOADERS)
-def test_weights_of_something_else_are_refused(load, tmp_path):
-    for state in ({"other": 1}, [1, 2], {"best": {}, "latent_dim": 3, "width": 1, "sizes": {}, "state": {}}):
-        for name in ("checkpoint.pt", "generator.pt", "flow.pt", "autoregressive.pt"):
-            experiment.save_checked(tmp_path / name, state)
-        with pytest.raises(experiment.UserError):
-            load(tmp_path, {"settings": {"hidden": 8, "zdim": 2}})
+@pytest.mark.parametrize("script", evaluate.MODELS)
+def test_weights_of_something_else_are_refused(script, tmp_path):
+    load, path = evaluate.MODELS[script][0], tmp_path / "model.pt"
+    model = {"script": script, "sizes": {}, "state": {}}
+    for state in ({"other": 1}, [1, 2], model, model | {"sizes": {"latent_dim": "many"}}, model | {"state": [1]}):
+        files.save_state(path, state)
+        with pytest.raises(UserError):
+            load(path)
 
 
 def test_no_run_and_a_damaged_results_file_are_told_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "ROOT", tmp_path)
-    monkeypatch.setattr(evaluate, "ARGS", evaluate.parse_args(["--quick", "--device", "cpu"]), raising=False)
-    with pytest.raises(experiment.UserError, match="no finished run"):
-        evaluate.main()
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    main = lambda: evaluate.main(evaluate.parse_args(["--quick", "--device", "cpu"]))
+    with pytest.raises(UserError, match="no finished run"):
+        main()
     folder = tmp_path / "runs" / "quick" / "glyphs" / "gan"
     folder.mkdir(parents=True)
     for content in ("{", "[]", "{}"):
         (folder / "results.json").write_text(content)
-        with pytest.raises(experiment.UserError, match="damaged"):
-            evaluate.main()
+        with pytest.raises(UserError, match="damaged"):
+            main()
 
 
 def test_real_data_come_before_other_data(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    entry = registry.get("nf")
     for data in ("glyphs", "mnist"):
         folder = tmp_path / "runs" / data / "nf"
         folder.mkdir(parents=True)
-        (folder / "results.json").write_text(json.dumps({"data": data, "final": {}, "settings": {}, "seconds": 1}))
-        assert evaluate.find("nf", evaluate.GREY, False)[1]["data"] == data
-    assert evaluate.find("nf", evaluate.GREY, True) is None
+        results = {"data": data, "final": {}, "settings": {}, "seconds": 1, "seed": 42, "quick": False}
+        (folder / "results.json").write_text(json.dumps(results))
+        assert registry.finished(entry)[1]["data"] == data
+    assert registry.finished(entry, quick=True) is None
 
 
 def test_an_interpolation_joins_two_digits_by_a_models_own_way():
@@ -188,5 +188,3 @@ def test_an_interpolation_joins_two_digits_by_a_models_own_way():
     assert path.shape == (evaluate.STEPS, 784)
     assert path[0, 0] > path[-1, 0] + 1
     assert path[-1, 1] > path[0, 1] + 1
-    published_only = ["nf-short", "nf-multiscale-long", "pixelcnn-long"]
-    assert [*evaluate.RUNS, *evaluate.BEYOND, *published_only] == list(tables.TITLES)

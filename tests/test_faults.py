@@ -12,14 +12,18 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, is_one_line
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from common import files
+from conftest import ROOT, is_one_line
+from datasets import bmnist, mnist
+from datasets.files import UserError
 from test_run import DATA, FOLDER, SCRIPTS, options, whole_name
 
-from datasets import bmnist, download, mnist
-
 KILLS = 10
+BEYOND = [f"beyond/{name}.py" for name in ("autoregressive", "flow_2d", "vae_family")]
 
 
 @pytest.fixture(scope="module", params=SCRIPTS)
@@ -41,9 +45,8 @@ def test_ten_kills_at_any_moment_change_no_digit(whole, checkout):
         mine = folder.parent / f"killed-often-{attempt}-{script.split('_')[1]}"
         child = checkout.start(script, *options(script, mine.name), "--resume")
         deadline = time.monotonic() + dice.uniform(1, 12)
-        partial = mine / "checkpoint.pt.part"
         while child.poll() is None and time.monotonic() < deadline:
-            if kills % 2 and partial.exists():
+            if kills % 2 and list(mine.glob("checkpoint.pt.*.part")):
                 break
         killed = child.poll() is None
         child.kill()
@@ -64,16 +67,16 @@ def test_two_hundred_epochs_hold_no_more_memory_than_twenty(checkout):
     """The resident memory after epoch 20 and after epoch 200 of a small VAE run, in MB."""
     program = (
         "import re, sys; sys.argv = ['x']; sys.path[:0] = ['code', '.']; import torch; torch.set_num_threads(1)\n"
-        "import a3_vae_template as m, experiment\n"
-        "m.ARGS = m.parse_args(['--quick', '--data', 'glyphs-binary', '--name', 'long']); m.ARGS.epochs = 200\n"
-        "record = experiment.Run.record\n"
+        "import a3_vae_template as m; from common.run import Run\n"
+        "args = m.parse_args(['--quick', '--data', 'glyphs-binary', '--name', 'long']); args.epochs = 200\n"
+        "record = Run.record\n"
         "def watched(self, epoch, **metrics):\n"
         "    record(self, epoch, **metrics)\n"
         "    if epoch in (20, 200):\n"
         "        resident = re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())\n"
         "        print('resident', int(resident[1]) / 1e3)\n"
-        "experiment.Run.record = watched\n"
-        "m.main()\n"
+        "Run.record = watched\n"
+        "m.main(args)\n"
     )
     call = [sys.executable, "-c", program]
     done = subprocess.run(call, cwd=checkout.folder, env=checkout.environment, capture_output=True, text=True)
@@ -127,9 +130,7 @@ def option_names(module):
     return sorted({word.strip(",") for word in help_text.getvalue().split() if word.startswith("--")} - {"--help"})
 
 
-@pytest.mark.parametrize(
-    "script", [*SCRIPTS, *(f"beyond/{name}.py" for name in ("autoregressive", "flow_2d", "vae_family"))]
-)
+@pytest.mark.parametrize("script", [*SCRIPTS, *BEYOND])
 def test_any_words_give_settings_or_one_line_and_status_2(script):
     module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     names = option_names(module)
@@ -175,7 +176,7 @@ QUIET = settings(
 def test_any_text_file_is_read_or_refused_in_words(tmp_path, content, packed):
     path = tmp_path / ("x.amat.gz" if packed else "x.amat")
     path.write_bytes(gzip.compress(content) if packed and len(content) % 2 else content)
-    with contextlib.suppress(download.DataError):
+    with contextlib.suppress(UserError):
         bmnist.read_amat(path)
 
 
@@ -184,7 +185,7 @@ def test_any_text_file_is_read_or_refused_in_words(tmp_path, content, packed):
 def test_any_archive_is_read_or_refused_in_words(tmp_path, content):
     path = tmp_path / "x.npz"
     path.write_bytes(content)
-    with contextlib.suppress(download.DataError):
+    with contextlib.suppress(UserError):
         bmnist.read_npz(path)
 
 
@@ -196,8 +197,37 @@ def test_any_mnist_files_of_the_right_size_are_refused_in_words(tmp_path, conten
     for name, size in mnist.FILES.items():
         (raw / name).write_bytes(content.ljust(size, b"\0")[:size])
     assert mnist.find(tmp_path)
-    with pytest.raises(download.DataError):
+    with pytest.raises(UserError):
         mnist.read(tmp_path)
+
+
+# what a model file may hold where a size, a name or a weight is expected
+NAMES = st.sampled_from(["template", "multiscale", "pixelcnn", "bernoulli", "uniform", "coupling"])
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-3, 40), st.floats(), st.text(max_size=5), NAMES)
+    | st.just(torch.zeros(3, 2)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=5,
+)
+SIZES = ["hidden_dim", "z_dim", "latent_dim", "width", "n_flows", "n_hidden", "alpha", "arch", "mix", "dequantize",
+         "model", "likelihood", "layers", "decoder", "posterior", "prior", "flows", "depth"]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, *BEYOND])
+def test_any_model_file_is_read_or_refused_in_words(script, tmp_path):
+    module, path = importlib.import_module(script.removesuffix(".py").replace("/", ".")), tmp_path / "model.pt"
+    sizes = st.dictionaries(st.sampled_from(SIZES), VALUES, max_size=4)
+    contents = st.fixed_dictionaries({"script": st.just(script), "sizes": sizes | VALUES, "state": VALUES})
+
+    @settings(max_examples=30, deadline=None, database=None)
+    @given(contents | VALUES)
+    def check(content):
+        files.save_state(path, content)
+        with pytest.raises(UserError) as refused:
+            module.load(path)
+        assert is_one_line(str(refused.value))
+
+    check()
 
 
 def test_data_names_are_those_of_the_scripts():

@@ -6,9 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from beyond import flow_2d
 from conftest import is_one_line
-from PIL import Image
+from datasets.files import UserError
 
 SCRIPT = "beyond/flow_2d.py"
 
@@ -100,7 +102,7 @@ def test_what_is_no_picture_is_refused_in_one_line(content, tmp_path):
         Image.new("L", (5, 5), 255).save(path)
     elif content:
         path.write_bytes(content)
-    with pytest.raises(flow_2d.experiment.UserError) as refused:
+    with pytest.raises(UserError) as refused:
         flow_2d.picture(path)
     assert is_one_line(str(refused.value))
 
@@ -114,5 +116,8 @@ def test_a_run_learns_and_draws(checkout):
     assert results["final"]["integral"] == pytest.approx(1, abs=0.01)
     with Image.open(folder / "figures" / "journey.gif") as journey:
         assert journey.size == (260, 260)
+    drawn = checkout.run(SCRIPT, "--quick", "--target", "rings", "--sample", "500")
+    assert drawn.returncode == 0, drawn.stderr
+    assert (folder / "samples-500.png").stat().st_size > 500
     names = {path.name for path in (folder / "figures").iterdir()}
     assert names == {"one-dimension.pdf", "divergence.pdf", "densities.pdf", "journey.pdf", "journey.gif"}

@@ -4,13 +4,13 @@ import copy
 import math
 from itertools import pairwise
 
-import a3_gan_template as gan
 import numpy as np
 import pytest
 import torch
-from a3_gan_template import Discriminator, Generator
 
-import quality
+import a3_gan_template as gan
+from a3_gan_template import Discriminator, Generator
+from common import quality
 from datasets.mnist import mnist
 
 
@@ -150,7 +150,7 @@ def test_a_dead_side_is_reported():
 
 def test_sampling_does_not_depend_on_the_batch():
     torch.manual_seed(0)
-    generator = gan.settle(Generator())
+    generator = gan.update_batchnorm(Generator())
     z = torch.randn(9, 100)
     together = gan.images_of(generator, z)
     alone = torch.cat([gan.images_of(generator, one) for one in z.split(1)])
@@ -168,10 +168,10 @@ def test_averaged_weights_have_statistics_of_their_own():
         for parameter in generator.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     before = [p.clone() for p in average.parameters()]
-    gan.follow(average, generator, 0.9)
+    gan.update_average(average, generator, 0.9)
     for mean, old, new in zip(average.parameters(), before, generator.parameters()):
         assert torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
-    gan.settle(average)
+    gan.update_batchnorm(average)
     assert not average.training
     norm = average.layers[3]
     z = torch.randn(4000, 100)
@@ -188,9 +188,22 @@ def test_interpolations_reach_both_ends():
         assert torch.allclose(path[0], a, atol=1e-5)
         assert torch.allclose(path[-1], b, atol=1e-5)
     assert torch.allclose(gan.straight(a, b)[4], (a + b) / 2)
-    # the straight path cuts through the middle, the round one stays on the shell
+    # the straight path cuts through the middle
     assert gan.straight(a, b)[4].norm() < 0.85 * min(a.norm(), b.norm())
-    assert gan.spherical(a, b).norm(dim=1).min() > 0.95 * min(a.norm(), b.norm())
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-5, 30.0, 90.0, 110.0, 179.0])
+@pytest.mark.parametrize("lengths", [(1.0, 1.0), (9.0, 11.0), (2.0, 0.5)])
+def test_on_a_spherical_path_direction_and_length_change_at_constant_rates(angle, lengths):
+    angle = math.radians(angle)
+    a, b = torch.zeros(5), torch.zeros(5)
+    a[0], b[0], b[3] = lengths[0], lengths[1] * math.cos(angle), lengths[1] * math.sin(angle)
+    path = gan.spherical(a, b, 11)
+    expected = torch.linspace(lengths[0], lengths[1], 11)
+    torch.testing.assert_close(path.norm(dim=1), expected)
+    torch.testing.assert_close(torch.stack([path[0], path[-1]]), torch.stack([a, b]), atol=1e-4, rtol=0)
+    cosines = torch.nn.functional.cosine_similarity(path[1:], path[:-1], dim=1).double().clamp(-1, 1)
+    assert torch.arccos(cosines).tolist() == pytest.approx([angle / 10] * 10, abs=1e-3)
 
 
 class ByBrightness(torch.nn.Module):
@@ -207,12 +220,12 @@ class ByBrightness(torch.nn.Module):
 
 def test_the_ends_of_interpolations_are_of_different_classes():
     torch.manual_seed(0)
-    generator = gan.settle(Generator())
+    generator = gan.update_batchnorm(Generator())
     torch.nn.init.normal_(generator.layers[-1].weight, std=1.0)
     ends, classes = gan.choose_ends(generator, ByBrightness(), 6, seed=1)
     assert ends.shape == (6, 100)
     assert all(a != b for a, b in pairwise(classes))
-    judged = quality.look(ByBrightness(), gan.images_of(generator, ends))[1].argmax(1)
+    judged = quality.classify(ByBrightness(), gan.images_of(generator, ends))[1].argmax(1)
     assert judged.tolist() == classes
 
 
@@ -257,7 +270,7 @@ def test_judging_compares_samples_with_real_images_beside_real_with_real():
     torch.manual_seed(0)
     model = quality.Classifier().eval()
     real, other = torch.rand(300, 784), torch.rand(300, 784)
-    verdict = quality.judge(model, other * 0.2, real, other)
+    verdict = quality.evaluate_samples(model, other * 0.2, real, other)
     assert verdict["frechet"] > 3 * verdict["frechet_floor"]
     assert sum(verdict["class_counts"]) == sum(verdict["class_counts_real"]) == 300
     for key in ("precision", "recall", "density", "coverage", "confident_share", "class_kl"):
@@ -271,18 +284,18 @@ def test_the_classifier_is_kept_checked_and_leaves_the_random_state_alone(glyph_
     train = mnist(data="glyphs", download=False)[0].subset(3000)
     lines = []
     torch.manual_seed(3)
-    first = quality.classifier(train, torch.device("cpu"), lines.append, quick=True)
+    first = quality.load_classifier(train, torch.device("cpu"), lines.append, quick=True)
     drawn = torch.rand(1)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(1))
-    again = quality.classifier(train, torch.device("cpu"), lines.append, quick=True)
+    again = quality.load_classifier(train, torch.device("cpu"), lines.append, quick=True)
     assert len(lines) == 1
     images = train.images[:500] / 255
-    assert torch.equal(quality.look(first, images)[0], quality.look(again, images)[0])  # to the last bit
+    assert torch.equal(quality.classify(first, images)[0], quality.classify(again, images)[0])  # to the last bit
     (path,) = tmp_path.iterdir()
     assert path.name.startswith("classifier-glyphs-")
     path.write_bytes(path.read_bytes()[:-1])
-    quality.classifier(train, torch.device("cpu"), lines.append, quick=True)
+    quality.load_classifier(train, torch.device("cpu"), lines.append, quick=True)
     assert "damaged" in lines[1]
 
 
@@ -293,27 +306,27 @@ def test_the_classifier_is_right_on_real_mnist():
     if not os.environ.get("A3_DATA"):
         pytest.skip("A3_DATA does not name the real data")
     train, _, test = mnist(data="mnist", download=False)
-    judge = quality.classifier(train, torch.device("cpu"))
-    predicted = quality.look(judge, test.images / 255)[1].argmax(1)
+    judge = quality.load_classifier(train, torch.device("cpu"))
+    predicted = quality.classify(judge, test.images / 255)[1].argmax(1)
     assert (predicted == test.labels).float().mean() >= 0.992
 
 
 @pytest.mark.slow
 def test_a_short_run_on_glyphs_finds_the_classes_and_halves_the_distance(glyph_cache):
     train, val, _ = mnist(data="glyphs", batch_size=64, download=False)
-    judge = quality.classifier(train, torch.device("cpu"))
-    features, _ = quality.look(judge, val.images / 255)
+    judge = quality.load_classifier(train, torch.device("cpu"))
+    features, _ = quality.classify(judge, val.images / 255)
     torch.manual_seed(0)
     generator, discriminator = Generator(), Discriminator()
     average = copy.deepcopy(generator)
     optimizers = [torch.optim.Adam(m.parameters(), 4e-4, betas=(0.5, 0.999)) for m in (generator, discriminator)]
 
     def look():
-        return quality.look(judge, gan.images_of(gan.settle(average), torch.randn(5000, 100)))
+        return quality.classify(judge, gan.images_of(gan.update_batchnorm(average), torch.randn(5000, 100)))
 
     before = quality.frechet(look()[0], features)
     for _ in range(5):
-        gan.train(train, discriminator, generator, *optimizers, lambda: gan.follow(average, generator, 0.995))
+        gan.train(train, discriminator, generator, *optimizers, lambda: gan.update_average(average, generator, 0.995))
     after, probabilities = look()
     assert quality.frechet(after, features) < before / 2
     assert (torch.bincount(probabilities.argmax(1), minlength=10) > 25).sum() >= 9

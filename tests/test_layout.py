@@ -1,50 +1,73 @@
-"""The house: who imports whom, what must not exist, what must be importable."""
+"""The layout: who imports whom, what must not exist, what must be importable."""
 
 import ast
 import subprocess
 import sys
 
 import pytest
+
 from conftest import ROOT
 
-STOREYS = [  # every arrow runs down
-    {"datasets", "experiment", "figures", "multiscale", "tables"},
-    {"quality"},
-    {"extras"},
-    {"a3_vae_template", "a3_gan_template", "a3_nf_template"},
-    {"beyond", "contestants"},
-    {"evaluate", "bench", "standard_runs"},
-    {"seeds"},
-]
-LEVEL = {name: i for i, names in enumerate(STOREYS) for name in names}
-SOURCES = sorted([*ROOT.glob("code/**/*.py"), *ROOT.glob("datasets/*.py")])
+SOURCES = sorted([*ROOT.glob("code/**/*.py"), *ROOT.glob("datasets/*.py"), *ROOT.glob("report/*.py")])
+# what each part may import besides itself
+BELOW = {
+    "datasets": set(),
+    "nets": {"datasets"},
+    "common": {"datasets"},
+    "scripts": {"nets", "common", "datasets"},
+    "beyond": {"scripts", "nets", "common", "datasets"},
+    "study": {"beyond", "scripts", "nets", "common", "datasets"},
+    "report": {"study", "beyond", "scripts", "nets", "common", "datasets"},
+}
+
+
+def part_of(module):
+    """The part that a module belongs to, None for one that is not ours."""
+    folder = module.split(".")[0]
+    return "scripts" if folder.startswith("a3_") else folder if folder in BELOW else None
 
 
 def imports(path):
+    """Names of the modules that a file imports, with their packages: common.run, datasets.files."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name in ("code", "beyond")], ids=lambda p: p.name)
-def test_imports_run_downwards(path):
-    mine = LEVEL["beyond" if path.parent.name == "beyond" else path.stem]
-    ours = {name.split(".")[0] for name in imports(path)} & LEVEL.keys() - {path.stem, path.parent.name}
-    assert all(LEVEL[name] < mine for name in ours), ours
-    if mine == 0:
-        assert not ours
+def module_name(path):
+    inside = path.relative_to(ROOT / "code" if (ROOT / "code") in path.parents else ROOT)
+    return ".".join(inside.with_suffix("").parts).removesuffix(".__init__")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_run_one_way(path):
+    mine = part_of(module_name(path))
+    assert {part_of(name) for name in imports(path)} - {None, mine} <= BELOW[mine]
+
+
+def test_only_the_gan_script_uses_the_quality_metrics():
+    users = [path.name for path in ROOT.glob("code/a3_*.py") if "common.quality" in imports(path)]
+    assert users == ["a3_gan_template.py"]
+
+
+def test_no_modules_import_each_other_in_a_cycle():
+    modules = {module_name(path): path for path in SOURCES}
+    arrows = {name: {other for other in imports(path) if other in modules} - {name} for name, path in modules.items()}
+    waiting = set(modules)
+    while waiting:
+        free = {name for name in waiting if not arrows[name] & waiting}
+        assert free, sorted(waiting)
+        waiting -= free
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_no_torch_distributions(path):
     tree = ast.parse(path.read_text())
     assert not any(name.startswith("torch.distributions") for name in imports(path))
-    for node in ast.walk(tree):
-        assert not (isinstance(node, ast.Attribute) and node.attr == "distributions")
-        if isinstance(node, ast.ImportFrom) and node.module == "torch":
-            assert "distributions" not in [alias.name for alias in node.names]
+    assert not any(isinstance(node, ast.Attribute) and node.attr == "distributions" for node in ast.walk(tree))
 
 
 def test_code_folder_does_not_shadow_the_standard_library():
@@ -55,28 +78,31 @@ def test_code_folder_does_not_shadow_the_standard_library():
     assert str(ROOT) not in done.stdout
 
 
-def test_our_datasets_wins_over_an_installed_package(tmp_path):
-    (tmp_path / "datasets").mkdir()
-    (tmp_path / "datasets" / "__init__.py").write_text("raise ImportError('the wrong datasets')")
-    paths = f"import sys; sys.path.append({str(ROOT / 'code')!r})"
-    call = f"{paths}; import a3_vae_template, datasets; print(datasets.__file__)"
+def test_our_packages_win_over_installed_ones(tmp_path):
+    for name in ("datasets", "common", "nets"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise ImportError('the wrong {name}')")
+    paths = f"import sys; sys.path.append({str(ROOT / 'code')!r}); sys.path.insert(0, {str(ROOT / 'code')!r})"
+    call = f"{paths}; import a3_nf_template, datasets, common; print(datasets.__file__, common.__file__)"
     done = subprocess.run(
-        [sys.executable, "-c", call],
-        cwd=ROOT / "tests",
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", call], cwd=ROOT / "tests", capture_output=True, text=True,
         env={"PYTHONPATH": str(tmp_path)},
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(ROOT / "datasets" / "__init__.py")
+    assert done.stdout.split() == [str(ROOT / "datasets" / "__init__.py"), str(ROOT / "code/common/__init__.py")]
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("code/a3_*_template.py")), ids=lambda p: p.name)
-def test_scripts_are_one_story_of_bounded_length(path):
-    assert 250 <= len(path.read_text().splitlines()) <= 400
+def test_the_three_scripts_have_the_same_sections_in_the_same_order():
+    for path in sorted(ROOT.glob("code/a3_*_template.py")):
+        names = [node.name for node in ast.parse(path.read_text()).body if hasattr(node, "name")]
+        epoch = next(name for name in ("run_epoch", "train") if name in names)
+        order = [names.index(name) for name in (epoch, "save_figures", "load", "title", "main", "parse_args")]
+        assert order == sorted(order), path.name
+        first_class = next(node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef))
+        assert names.index(first_class.name) < order[0]
 
 
-def test_no_paths_of_one_machine_and_no_stray_files():
+def test_no_paths_of_one_machine():
     for path in [*SOURCES, ROOT / "README.md", ROOT / "Makefile"]:
         text = path.read_text()
         assert not any(f"/{name}/" in text for name in ("home", "root", "Users", "work")), path

@@ -2,14 +2,15 @@
 
 import math
 
-import a3_nf_template as nf
 import numpy as np
 import pytest
 import torch
-from a3_nf_template import Coupling, Flow, Model
 
-import multiscale
+import a3_nf_template as nf
+from a3_nf_template import Coupling, Flow, Model
+from datasets.files import UserError
 from datasets.mnist import mnist
+from nets import multiscale
 
 
 def redraw(module, scale=1.0):
@@ -58,18 +59,11 @@ def any_model(options, pixels=784, n_hidden=16, alpha=1e-5, n_flows=2, scale=1.0
 
 def small_model(pixels=6, n_flows=2, alpha=1e-5):
     """The whole model on a tiny image, in float64."""
-    model = Model([pixels], 1, 8, alpha)
+    model = Model([784], 1, 8, alpha)  # whose couplings are replaced
     mask = (torch.arange(pixels) % 2).float()
     couplings = [Coupling(pixels, m, 8) for _ in range(n_flows) for m in (mask, 1 - mask)]
     model.flow.layers = torch.nn.ModuleList(couplings)
     return redraw(model.double(), 3.0)
-
-
-@pytest.fixture(autouse=True)
-def _small_checkerboard(monkeypatch, request):
-    """Flow takes the course's 784-pixel mask; tiny images get one of their own."""
-    if "tiny" in request.node.name:
-        monkeypatch.setattr(nf, "get_mask", lambda: torch.tensor([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0]]))
 
 
 def test_interface():
@@ -165,7 +159,7 @@ def test_density_of_a_two_dimensional_flow_integrates_to_one():
 
 def test_probabilities_of_all_tiny_images_sum_to_at_most_one():
     """exp of the dequantised bound, summed over every image of 2 pixels with 256 levels taken in steps, is <= 1."""
-    model = Model([6], 1, 8).double()
+    model = Model([784], 1, 8).double()
     model.flow.layers = torch.nn.ModuleList([Coupling(2, torch.tensor(m), 16) for m in ([1.0, 0.0], [0.0, 1.0])])
     redraw(model.double(), 2.0)
     levels = torch.arange(256, dtype=torch.float64)
@@ -394,15 +388,28 @@ def test_actnorm_measures_the_first_training_batch_only_and_remembers(tmp_path):
 
 @pytest.mark.parametrize("pixels", [50, 36, 8])
 def test_sizes_that_cannot_be_squeezed_are_refused_in_words(pixels):
-    with pytest.raises(multiscale.SizeError, match="halved 2 times"):
+    with pytest.raises(UserError, match="halved 2 times"):
         multiscale.Flow([pixels])
 
 
-def test_levels_leave_in_the_order_that_parts_says():
-    """The second part of the code reaches every pixel, and the first part's effect on an image is local."""
-    flow = multiscale.Flow([784])
-    assert flow.parts() == [392, 392]
+def test_the_code_is_split_among_the_levels():
+    """What leaves after the first level is the second half of its channels: a change of it there stays in its part."""
+    assert multiscale.Flow([784]).parts() == [392, 392]
     assert multiscale.Flow([256], levels=3).parts() == [128, 64, 64]
+    flow = redraw(multiscale.Flow([64], 2, 8, levels=2)).eval()
+    z, ldj = torch.randn(1, 64), torch.zeros(1)
+    with torch.no_grad():
+        x, _ = flow(z, ldj, reverse=True)
+        assert torch.allclose(flow(x, ldj)[0], z, atol=1e-4)
+        for part in (slice(0, 32), slice(32, 64)):
+            changed = z.clone()
+            changed[:, part] += 1.0
+            code = flow(flow(changed, ldj, reverse=True)[0], ldj)[0]
+            moved = (code - z).abs() > 1e-2
+            assert moved[:, part].all()
+            assert moved.sum() == 32
+        # the coarsest part goes through one more level, and so changes what the first level's images are made of
+        assert (flow(changed, ldj, reverse=True)[0] - x).abs().min() > 0
 
 
 @options(MULTISCALE[1::2])

@@ -2,15 +2,15 @@
 
 import math
 
-import a3_vae_template as vae
 import numpy as np
 import pytest
 import torch
-from a3_vae_template import VAE, Decoder, Encoder
 from scipy import integrate, stats
 
-import datasets
+import a3_vae_template as vae
+from a3_vae_template import VAE, Decoder, Encoder
 from datasets.bmnist import bmnist
+from datasets.loading import Batches
 
 BOUND_OF_COIN_FLIPS = -784 * math.log(2)
 
@@ -252,7 +252,7 @@ def test_a_nan_loss_stops_with_its_step(x):
 @pytest.mark.slow
 def test_three_epochs_on_glyphs_reach_a_bound_that_a_faulty_model_misses(glyph_cache):
     train, val, _ = bmnist(data="glyphs-binary", download=False)
-    assert isinstance(train, datasets.Batches)
+    assert isinstance(train, Batches)
     torch.manual_seed(0)
     model = VAE()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)

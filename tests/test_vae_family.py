@@ -5,12 +5,13 @@ import json
 import math
 from types import SimpleNamespace
 
-import a3_vae_template as vae
 import pytest
 import torch
-from beyond import diagnostics
+
+import a3_vae_template as vae
 from beyond import vae_family as family
 from conftest import is_one_line
+from study import latent
 
 SCRIPT = "beyond/vae_family.py"
 FLOWS = [name for name, flow in family.POSTERIORS.items() if flow]
@@ -159,13 +160,13 @@ def test_a_direction_of_codes_moves_what_it_was_made_of(monkeypatch):
     leans = torch.rand(400, dtype=torch.float64) - 0.5
     x = bars(leans)
     model.encoder.forward = lambda x: (
-        torch.stack([diagnostics.slant(x) / 2, torch.zeros(len(x))], 1),
+        torch.stack([latent.slant(x) / 2, torch.zeros(len(x))], 1),
         torch.ones(len(x), 2),
     )
     model.through_flow = lambda x, z: (2 * z, torch.zeros_like(z[..., 0]))
     model.decoder.forward = lambda z: bars(z[:, 0])
-    monkeypatch.setattr(diagnostics.figures, "image_grids", lambda *words: None)
-    found = diagnostics.attributes(SimpleNamespace(figure=str), "", model, x, x[:50])
+    monkeypatch.setattr(latent.figures, "image_grids", lambda *words: None)
+    found = latent.attributes(SimpleNamespace(figure=str), "", model, x, x[:50])
     assert found["slant_more"] == found["slant_less"] == 1
     spread = leans.sort()[0]
     assert found["slant_more_change"] == pytest.approx(float(spread[-100:].mean() - spread[:100].mean()), abs=0.1)
@@ -260,20 +261,6 @@ def test_a_pixelcnn_decoder_sees_z_and_no_pixel_to_come():
     assert torch.equal(drawn, (uniforms < torch.sigmoid(logits)).double())
 
 
-def test_a_spherical_way_keeps_ends_and_lengths():
-    torch.manual_seed(0)
-    a, b, t = torch.randn(20), torch.randn(20), torch.linspace(0, 1, 11)[:, None]
-    way = diagnostics.spherical(a, b, t)
-    torch.testing.assert_close(way[0], a)
-    torch.testing.assert_close(way[-1], b)
-    torch.testing.assert_close(way.norm(dim=1), ((1 - t) * a.norm() + t * b.norm())[:, 0])
-    steps = (way / way.norm(dim=1, keepdim=True)).diff(dim=0).norm(dim=1)
-    torch.testing.assert_close(steps, steps[:1].expand(10), rtol=1e-4, atol=0)
-    middle = diagnostics.straight(a, b, t)[5].norm()
-    assert middle < 0.9 * way[5].norm()  # the straight way leaves the shell
-    torch.testing.assert_close(diagnostics.spherical(a, 2 * a, t)[5], 1.5 * a)
-
-
 def test_slant_and_stroke_width_measure_what_they_say():
     def bar(width, lean):
         image = torch.zeros(28, 28)
@@ -283,13 +270,13 @@ def test_slant_and_stroke_width_measure_what_they_say():
         return image.flatten()
 
     upright, right, left = (bar(4, lean) for lean in (0, 0.4, -0.4))
-    slants = diagnostics.slant(torch.stack([upright, right, left]))
+    slants = latent.slant(torch.stack([upright, right, left]))
     assert slants.tolist() == pytest.approx([0, 0.4, -0.4], abs=0.03)
     long = torch.zeros(6, 28, 28)
     for i in range(6):
         long[i, :, 10 : 11 + i] = 1  # from edge to edge: no ends
-    assert diagnostics.stroke_width(long.flatten(1)).tolist() == pytest.approx([1, 2, 3, 4, 5, 6], abs=1e-9)
-    assert diagnostics.stroke_width(torch.zeros(1, 784)).item() == 0
+    assert latent.stroke_width(long.flatten(1)).tolist() == pytest.approx([1, 2, 3, 4, 5, 6], abs=1e-9)
+    assert latent.stroke_width(torch.zeros(1, 784)).item() == 0
 
 
 def test_mutual_information_of_codes_that_tell_all_and_of_codes_that_tell_nothing():
@@ -299,7 +286,7 @@ def test_mutual_information_of_codes_that_tell_all_and_of_codes_that_tell_nothin
     for mean, std, expected in ((far, 0.01, math.log(n)), (torch.zeros(n, 3).double(), 1.0, 0.0)):
         std = torch.full((n, 3), std).double()
         log_q = (family.log_prior(noise) - std.log()).sum(1)
-        found = diagnostics.information(model, mean + std * noise, log_q, mean, std)
+        found = latent.information(model, mean + std * noise, log_q, mean, std)
         assert found["mutual_information_at_least"] == pytest.approx(expected, abs=1e-6)
         assert found["mutual_information_at_least"] <= found["mutual_information_at_most"] + 0.05
 
@@ -309,7 +296,7 @@ def test_the_aggregate_posteriors_distance_from_the_prior_is_the_known_one_of_a_
     n, noise = 20_000, torch.randn(20_000, 2).double()
     codes, std = 1.5 * torch.randn(n, 2).double() + torch.tensor([0.7, 0.0]), torch.full((n, 2), 0.8).double()
     z, log_q = codes + std * noise, (family.log_prior(noise) - std.log()).sum(1)
-    found = diagnostics.information(member(z_dim=2), z[:300], log_q[:300], codes[:300], std[:300])
+    found = latent.information(member(z_dim=2), z[:300], log_q[:300], codes[:300], std[:300])
     variance = 1.5**2 + 0.8**2
     known = 0.5 * (2 * variance + 0.7**2 - 2 - 2 * math.log(variance))  # Question 1.5
     assert found["aggregate_kl_at_least"] == pytest.approx(known, rel=0.15)
@@ -321,64 +308,42 @@ def test_the_aggregate_posteriors_distance_from_the_prior_is_the_known_one_of_a_
 @pytest.mark.parametrize(
     "options",
     [
-        ["--posterior", "coupling", "--prior", "coupling", "--depth", "2"],
-        ["--decoder", "gaussian"],
-        ["--decoder", "pixelcnn", "--free_bits", "0.1"],
+        "--posterior coupling --prior coupling --depth 2",
+        "--decoder gaussian",
+        "--decoder pixelcnn --free_bits 0.1",
     ],
-    ids=" ".join,
 )
-def test_a_member_trains_resumes_and_draws_its_diagnostics(options, checkout):
+def test_a_variant_trains_draws_and_is_analysed(options, checkout):
     data = "glyphs" if "gaussian" in options else "glyphs-binary"
-    words = [
-        "--fresh",
-        "--quick",
-        "--data",
-        data,
-        "--hidden",
-        "32",
-        "--zdim",
-        "4",
-        "--extra",
-        "--epochs",
-        "1",
-        "--eval-images",
-        "20",
-        *options,
-    ]
-    done = checkout.run(SCRIPT, *words, "--name", "member")
+    words = f"--fresh --quick --data {data} --hidden 32 --zdim 4 --epochs 1 --eval-images 20 {options} --name variant"
+    done = checkout.run(SCRIPT, *words.split())
     assert done.returncode == 0, done.stderr
-    folder = checkout.folder / "runs" / "quick" / data / "member"
+    folder = checkout.folder / "runs" / "quick" / data / "variant"
     results = json.loads((folder / "results.json").read_text())
     assert results["curves"]["val_elbo"][1] > results["curves"]["val_elbo"][0]
     assert results["final"]["eval_images"] == 20
-    numbers = json.loads((folder / "extra.json").read_text())
+    drawn = checkout.run(SCRIPT, "--weights", folder / "model.pt", "--sample", "4")
+    assert drawn.returncode == 0, drawn.stderr
+    assert (folder / "samples-4.png").stat().st_size > 200
+    done = checkout.run("study/analyses.py", "variant", "--quick")
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((folder / "analyses.json").read_text())
     assert ("log_px_with_its_own" in numbers) == ("pixelcnn" in options)
     assert ("slant_more" in numbers) == ("pixelcnn" not in options)
-    assert {"elbo.pdf", "aggregate.pdf", "interpolation.png", "norms.pdf"} < {
-        p.name for p in (folder / "figures").iterdir()
-    }
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert {"elbo.pdf", "terms.pdf", "samples.png", "aggregate.pdf", "interpolation.png", "norms.pdf"} < names
+    for path in folder.rglob("*"):  # the next variant is found by the same name
+        if path.is_file():
+            path.unlink()
 
 
 def test_killed_and_resumed_it_ends_with_the_same_numbers(checkout):
-    words = [
-        "--quick",
-        "--data",
-        "glyphs-binary",
-        "--hidden",
-        "64",
-        "--posterior",
-        "planar",
-        "--epochs",
-        "2",
-    ]
+    words = ["--quick", "--data", "glyphs-binary", "--hidden", "64", "--posterior", "planar", "--epochs", "2", "--name"]
     runs = checkout.folder / "runs" / "quick" / "glyphs-binary"
-    done = checkout.run(SCRIPT, *words, "--name", "whole")
+    done = checkout.run(SCRIPT, *words, "whole")
     assert done.returncode == 0, done.stderr
-    child = checkout.start_until(SCRIPT, *words, "--name", "killed", rows=2, folder="quick/glyphs-binary/killed")
-    child.kill()
-    child.communicate()
-    assert not (runs / "killed" / "results.json").exists()
-    done = checkout.run(SCRIPT, *words, "--name", "killed", "--resume")
+    checkout.kill_after(SCRIPT, *words, "killed", rows=2, folder="quick/glyphs-binary/killed")
+    done = checkout.run(SCRIPT, *words, "killed", "--resume")
     assert done.returncode == 0, done.stderr
     for file in ("metrics.csv", "figures/samples.png"):
         assert (runs / "killed" / file).read_bytes() == (runs / "whole" / file).read_bytes()

@@ -16,7 +16,6 @@ Every model is written twice, as one pass over all pixels (`forward`, for traini
 keeps what it has computed for earlier ones (`at`, for sampling); a test holds the two together.
 """
 
-import math
 import sys
 import time
 from pathlib import Path
@@ -25,30 +24,23 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules of the three scripts
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `datasets`
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from a3_nf_template import bits_per_dim, stage_name
-
-import experiment
-import figures
-from datasets import BINARY, GREY
-from datasets.bmnist import bmnist
-from datasets.mnist import mnist
-from experiment import at_least_float32, in_double
+from common import cli, figures, models
+from common.devices import at_least_float32, autocast, in_double
+from common.run import Run, require_finite
+from datasets.bmnist import BINARY, bmnist
+from datasets.mnist import GREY, mnist
 
 SIDE, PIXELS = 28, 784
 MIXTURE = 10  # logistics a pixel
-LARGEST_GRID = 400
-SIZES = {"model", "likelihood", "n_hidden", "layers"}  # what a saved model says of itself
-MODELS = ["pixelcnn", "markov", "rnn", "conv1d"]
-TITLES = {"pixelcnn": "PixelCNN", "markov": "Memory of two pixels", "rnn": "GRU", "conv1d": "Dilated convolutions"}
+TITLES = {"pixelcnn": "PixelCNN", "markov": "Two-pixel Markov model", "rnn": "GRU", "conv1d": "1-D convolutions"}
 # what each model trains with where the command line says nothing else
 DEFAULTS = {
-    "epochs": (4, 4, 2, 2),
-    "hidden": (32, 64, 96, 48),
-    "layers": (7, 2, 1, 10),
-    "batch_size": (16, 64, 64, 16),
-    "lr": (4e-3, 4e-3, 5e-3, 4e-3),
+    "pixelcnn": {"epochs": 4, "hidden": 32, "layers": 7, "batch_size": 16, "lr": 4e-3},
+    "markov": {"epochs": 4, "hidden": 64, "layers": 2, "batch_size": 64, "lr": 4e-3},
+    "rnn": {"epochs": 2, "hidden": 96, "layers": 1, "batch_size": 64, "lr": 5e-3},
+    "conv1d": {"epochs": 2, "hidden": 48, "layers": 10, "batch_size": 16, "lr": 4e-3},
 }
 
 
@@ -275,14 +267,16 @@ class LogisticMixture:
 LIKELIHOODS = {"bernoulli": Bernoulli, "softmax256": Softmax256, "logistic-mixture": LogisticMixture}
 
 
+NETS = {"pixelcnn": PixelCNN, "markov": Markov, "rnn": RNN, "conv1d": Conv1d}
+
+
 class Model(nn.Module):
     """A net and a likelihood: log p(x), and samples pixel by pixel."""
 
     def __init__(self, model="pixelcnn", likelihood="bernoulli", n_hidden=32, layers=7):
         super().__init__()
         self.likelihood = LIKELIHOODS[likelihood]
-        net = {"pixelcnn": PixelCNN, "markov": Markov, "rnn": RNN, "conv1d": Conv1d}[model]
-        self.net = net(self.likelihood.outputs, n_hidden, layers)
+        self.net = NETS[model](self.likelihood.outputs, n_hidden, layers)
 
     def scaled(self, x):
         return 2 * x / self.likelihood.levels - 1
@@ -316,7 +310,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
     total, images, losses = 0, 0, []
     for batch in data:
         x = (batch[0] if isinstance(batch, (list, tuple)) else batch).flatten(1).to(device)
-        with torch.set_grad_enabled(model.training), experiment.autocast(device, model.training):
+        with torch.set_grad_enabled(model.training), autocast(device, model.training):
             log_px = model(x)
         if model.training:
             loss = bits_per_dim(log_px.mean())
@@ -329,7 +323,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
             losses.append(loss.detach())
         total = total + in_double(log_px.detach()).sum()
         images += len(x)
-    experiment.require_finite(losses, 1000)  # bits per dimension
+    require_finite(losses, 1000)  # bits per dimension
     return float(total) / images
 
 
@@ -400,129 +394,103 @@ def goodness(row):
     return row["val_log_px"] if "val_log_px" in row else -row["val_bpd"]
 
 
-def main():
-    if ARGS.sample:
-        return draw_samples()
-    binary = ARGS.likelihood == "bernoulli"
-    load = bmnist if binary else mnist
-    train, val, test = load(ARGS.data_root, ARGS.batch_size, data=ARGS.data)
-    run = experiment.Run(ARGS, __file__, default_name(), train.name, ARGS.epochs)
+def load(path):
+    return models.load_model(path, f"beyond/{Path(__file__).name}", Model)
+
+
+def default_name(args):
+    return args.model + {"bernoulli": "", "logistic-mixture": "-grey", "softmax256": "-softmax256"}[args.likelihood]
+
+
+def title(args):
+    return TITLES[args.model] if args.likelihood == "bernoulli" else f"8-bit {TITLES[args.model]}"
+
+
+def draw(model, n):
+    return model.sample(torch.rand(n, PIXELS)) / model.likelihood.levels
+
+
+def main(args):
+    if args.sample:
+        return models.draw_samples(args, default_name(args), BINARY + GREY, load, draw)
+    binary = args.likelihood == "bernoulli"
+    load_data = bmnist if binary else mnist
+    train, val, test = load_data(args.data_root, args.batch_size, data=args.data)
+    run = Run(args, __file__, default_name(args), train.name, args.epochs)
     print(f"Data:   {train.title}, {train.source}")
-    if run.finished and not ARGS.extra:
+    if run.finished:
         return
-    if ARGS.quick:
+    if args.quick:
         train, val, test = train.subset(400), val.subset(100), test.subset(100)
     train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
 
-    torch.manual_seed(ARGS.seed)
-    sizes = {"model": ARGS.model, "likelihood": ARGS.likelihood, "n_hidden": ARGS.hidden, "layers": ARGS.layers}
+    torch.manual_seed(args.seed)
+    sizes = {"model": args.model, "likelihood": args.likelihood, "n_hidden": args.hidden, "layers": args.layers}
     model = Model(**sizes).to(run.device)
-    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=1e-4, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=1e-4, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, ARGS.lr, total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
+        optimizer, args.lr, total_steps=args.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
     )
     uniforms = torch.rand(25, PIXELS).to(run.device)  # the same in every picture of every epoch
-    snapshots, best = {}, None
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    state = run.load(parts)
+    snapshots, best = state.get("snapshots", {}), state.get("best")
 
-    if state := run.load():
-        experiment.fill(model, state["model"], run.checkpoint)
-        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
-        schedule.load_state_dict(state["schedule"])
-        snapshots, best = state["snapshots"], state["best"]
-
-    for epoch in range(len(run.history), ARGS.epochs + 1):
+    for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
         if epoch == 0:
             model.eval()
             values = epoch_iter(model, train.subset(5000), None), epoch_iter(model, val, None)
         else:
-            values = run_epoch(model, (run.watch(train), val), optimizer, schedule)
+            values = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         names = ("train_log_px", "val_log_px") if binary else ("train_bpd", "val_bpd")
         run.record(epoch, **dict(zip(names, values if binary else map(bits_per_dim, values))))
         if goodness(run.history[-1]) >= max(map(goodness, run.history)):
             best = {name: value.clone() for name, value in model.state_dict().items()}
-        if epoch in (0, ARGS.epochs // 2, ARGS.epochs):
+        if epoch in (0, args.epochs // 2, args.epochs):
             snapshots[epoch] = model.sample(uniforms).to(torch.uint8).cpu()
-        run.save(
-            model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
-            best=best, snapshots=snapshots,
-        )  # fmt: skip
+        run.save(parts, best=best, snapshots=snapshots)
 
     model.load_state_dict(best)
     model.eval()
-    title = f"{TITLES[ARGS.model]}, {train.title}"
-    run.seed(ARGS.epochs + 1)
-    save_figures(run, title, model, val, snapshots)
-    experiment.save_checked(run.folder / "autoregressive.pt", {"sizes": sizes, "state": best})
-    if not run.finished:  # the test split is looked at once
-        log_px = epoch_iter(model, run.follow(test, "test"), None)
-        kept, naive = seconds_per_sample_pixel(model, torch.rand(100, PIXELS).to(run.device))
-        found = {"test_log_likelihood": log_px} if binary else {"test_bpd": bits_per_dim(log_px)}
-        chosen = max(run.history, key=goodness)
-        name = "val_log_px" if binary else "val_bpd"
-        run.finish(
-            model, **{"val_log_likelihood" if binary else "val_bpd": chosen[name]}, best_epoch=chosen["epoch"], **found,
-            seconds_per_100_samples=PIXELS * kept, naive_over_cached=naive / kept,
-        )  # fmt: skip
+    run.save_model(sizes, model)
+    run.seed(args.epochs + 1)
+    save_figures(run, f"{title(args)}, {train.title}", model, val, snapshots)
+    log_px = epoch_iter(model, run.progress(test, "test"), None)
+    kept, naive = seconds_per_sample_pixel(model, torch.rand(100, PIXELS).to(run.device))
+    found = {"test_log_likelihood": log_px} if binary else {"test_bpd": bits_per_dim(log_px)}
+    chosen = max(run.history, key=goodness)
+    name = "val_log_px" if binary else "val_bpd"
+    run.finish(
+        [model], **{"val_log_likelihood" if binary else "val_bpd": chosen[name]}, best_epoch=chosen["epoch"], **found,
+        seconds_per_100_samples=PIXELS * kept, naive_over_cached=naive / kept,
+    )  # fmt: skip
 
 
-def default_name():
-    return ARGS.model + {"bernoulli": "", "logistic-mixture": "-grey", "softmax256": "-softmax256"}[ARGS.likelihood]
-
-
-def load_model(path):
-    """The model that a finished run has left in autoregressive.pt."""
-    state = experiment.load_checked(path)
-    if not isinstance(state, dict) or set(state) != {"sizes", "state"} or set(state["sizes"]) != SIZES:
-        raise experiment.UserError(f"{experiment.show(path)} is not a model of this script")
-    model = Model(**state["sizes"])
-    experiment.fill(model, state["state"], path)
-    return model
-
-
-def draw_samples():
-    """--sample N: a grid from a trained model, without data and without training."""
-    path = Path(ARGS.file) if ARGS.file else None
-    if path is None:
-        folders = [experiment.ROOT / "runs" / data / (ARGS.name or default_name()) for data in BINARY + GREY]
-        files = [folder / "autoregressive.pt" for folder in folders]
-        path = next((file for file in files if file.exists()), None)
-        if path is None:
-            raise experiment.UserError("no trained model found: train one first, or name its file with --file")
-    model = load_model(path)
-    torch.manual_seed(ARGS.seed)
-    images = model.eval().sample(torch.rand(ARGS.sample, PIXELS)) / model.likelihood.levels
-    target = path.with_name(f"samples-{ARGS.sample}.png")
-    figures.picture(target, images, math.ceil(math.sqrt(ARGS.sample)))
-    print(f"{ARGS.sample} samples: {experiment.show(target)}")
-
-
-def parse_args(arguments=None):
-    number = experiment.number
-    parser = experiment.Parser(__doc__, "code/beyond")
+def parse_args(words=None):
+    number = cli.number
+    parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("model and training")
-    group.add_argument("--model", choices=MODELS, default=MODELS[0], help="what predicts the next pixel")
+    group.add_argument("--model", choices=list(DEFAULTS), default="pixelcnn", help="what predicts the next pixel")
     group.add_argument(
         "--likelihood", choices=list(LIKELIHOODS), default="bernoulli", help="of a pixel; all but the first: 8-bit data"
     )
 
     def by_model(name, text, **kind):
-        values = ", ".join(f"{model} {value:g}" for model, value in zip(MODELS, DEFAULTS[name]))
+        values = ", ".join(f"{model} {defaults[name]:g}" for model, defaults in DEFAULTS.items())
         group.add_argument(f"--{name}", help=f"{text} (default: {values})", **kind)
 
     by_model("epochs", "passes over the training images", type=number(int, 1))
     by_model("hidden", "width of the layers", type=number(int, 1, 4096))
     by_model("layers", "number of layers", type=number(int, 1, 100))
-    by_model("batch_size", "images a step", type=number(int, 1))
-    by_model("lr", "Adam's highest learning rate", type=number(float, above=0))
-    group = parser.add_argument_group("sampling without training")
-    group.add_argument("--sample", type=number(int, 1, LARGEST_GRID), metavar="N", help="draw N images and stop")
-    group.add_argument("--file", metavar="FILE", help="the autoregressive.pt to draw from (default: the run's)")
-    experiment.run_options(parser, BINARY + GREY)
-    args = parser.parse_args(arguments)
-    for name, values in DEFAULTS.items():
+    by_model("batch_size", "images per step", type=number(int, 1))
+    by_model("lr", "highest learning rate", type=number(float, above=0))
+    models.sample_options(parser, number)
+    cli.run_options(parser, BINARY + GREY)
+    args = parser.parse_args(words)
+    for name, value in DEFAULTS[args.model].items():
         if getattr(args, name) is None:
-            setattr(args, name, values[MODELS.index(args.model)])
+            setattr(args, name, value)
     if args.data != "auto" and (args.data in BINARY) != (args.likelihood == "bernoulli"):
         kind = "binary data" if args.likelihood == "bernoulli" else "8-bit data"
         parser.error(f"--likelihood {args.likelihood} is for {kind}, not {args.data}")
@@ -532,5 +500,4 @@ def parse_args(arguments=None):
 
 
 if __name__ == "__main__":
-    ARGS = parse_args()
-    experiment.start(main)
+    cli.start(main, parse_args)

@@ -20,12 +20,11 @@ import torch
 import torch.nn as nn
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules of the three scripts
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `datasets`
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from a3_nf_template import Coupling, log_prior
-
-import experiment
-import figures
+from common import cli, figures, models
+from common.run import Run, require_finite
+from datasets.files import UserError, show
 
 STEPS = 250  # training steps an epoch
 REACH = 4.0  # what is drawn: -4..4 on both axes
@@ -145,10 +144,10 @@ def picture(path, largest=64):
             darkness = 255 - torch.from_numpy(np.array(image.convert("L"))).float()
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         why = getattr(error, "strerror", None) or "is no picture that Pillow can read"
-        raise experiment.UserError(f"--image {path}: {why}") from None
+        raise UserError(f"--image {path}: {why}") from None
     darkness[darkness < 64] = 0  # paper is never quite white
     if darkness.sum() == 0:
-        raise experiment.UserError(f"--image {path}: nothing in it is dark")
+        raise UserError(f"--image {path}: nothing in it is dark")
     return Mosaic(darkness, 6.0 / max(darkness.shape))
 
 
@@ -201,7 +200,7 @@ def epoch_iter(model, target, steps, optimizer, schedule, batch_size):
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())
-    experiment.require_finite(losses)
+    require_finite(losses)
     return float(torch.stack(losses).mean())
 
 
@@ -289,49 +288,70 @@ def frame(places, lines):
     return Image.open(drawn).convert("P")
 
 
-def main():
-    name = "picture" if ARGS.image else ARGS.target
-    target = picture(ARGS.image) if ARGS.image else TARGETS[ARGS.target]()
-    run = experiment.Run(ARGS, __file__, f"flow-{name}", name, ARGS.epochs)
-    if run.finished and not ARGS.extra:
+def load(path):
+    return models.load_model(path, f"beyond/{Path(__file__).name}", Flow)
+
+
+def save_points(args):
+    """--sample N: points of a trained flow, as a picture, without training."""
+    name = args.name or f"flow-{'picture' if args.image else args.target}"
+    path = Path(args.weights) if args.weights else models.find_model(name, [*TARGETS, "picture"], args.quick)
+    torch.manual_seed(args.seed)
+    figure, axis = plt.subplots(figsize=(2.6, 2.6))
+    axis.scatter(*load(path).sample(args.sample).T, s=0.6, linewidths=0, color=figures.COLOURS[0])
+    bare(axis, "")
+    target = models.picture_path(path, args.sample)
+    figures.finish(figure, target)
+    print(f"{args.sample} samples: {show(target)}")
+
+
+def title(args):
+    return f"Flow in the plane, {'picture' if args.image else args.target}"
+
+
+def main(args):
+    if args.sample:
+        return save_points(args)
+    name = "picture" if args.image else args.target
+    target = picture(args.image) if args.image else TARGETS[args.target]()
+    run = Run(args, __file__, f"flow-{name}", name, args.epochs)
+    if run.finished:
         return
-    torch.manual_seed(ARGS.seed)
-    model = Flow(ARGS.layers, ARGS.hidden).to(run.device)
-    optimizer = torch.optim.AdamW(model.parameters(), ARGS.lr, weight_decay=0.0, fused=True)
+    torch.manual_seed(args.seed)
+    sizes = {"layers": args.layers, "n_hidden": args.hidden}
+    model = Flow(**sizes).to(run.device)
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, ARGS.lr, total_steps=ARGS.epochs * STEPS + 1, pct_start=0.1, cycle_momentum=False
+        optimizer, args.lr, total_steps=args.epochs * STEPS + 1, pct_start=0.1, cycle_momentum=False
     )
-    if state := run.load():
-        experiment.fill(model, state["model"], run.checkpoint)
-        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
-        schedule.load_state_dict(state["schedule"])
-    for epoch in range(len(run.history), ARGS.epochs + 1):
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    run.load(parts)
+    for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
         if epoch == 0:
             nats = float(-model.log_prob(target.sample(10_000).to(run.device)).mean().detach())
         else:
-            nats = epoch_iter(model, target, run.watch(range(STEPS)), optimizer, schedule, ARGS.batch_size)
+            nats = epoch_iter(model, target, run.train_progress(range(STEPS)), optimizer, schedule, args.batch_size)
         run.record(epoch, train_nats=nats, kl=divergence(model, target, 200))
-        run.save(model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
+        run.save(parts)
 
-    title = f"Flow in the plane, {name}"
+    run.save_model(sizes, model)
     save_line(run.figure("one-dimension.pdf"))
     figures.curves(
         run.figure("divergence.pdf"), run.column("epoch"), {"KL(target || flow)": run.column("kl")},
-        xlabel=f"epoch ({STEPS} steps)", ylabel="nats", title=title, log=True,
+        xlabel=f"epoch ({STEPS} steps)", ylabel="nats", title=title(args), log=True,
     )  # fmt: skip
     reach = max(6.0, 1.1 * float(model.sample(100_000).abs().max()))  # rings throw some points far out
     mass = integral(model, int(200 * reach), reach)
     print(f"Check:  the density's integral is {mass:.5f}")
-    save_densities(run.figure("densities.pdf"), model, target, title)
-    save_journey(run.figure("journey.pdf"), run.figure("journey.gif"), model, title)
-    if not run.finished:
-        run.finish(model, kl=divergence(model.to(run.device), target), integral=mass)
+    save_densities(run.figure("densities.pdf"), model, target, title(args))
+    save_journey(run.figure("journey.pdf"), run.figure("journey.gif"), model, title(args))
+    run.finish([model], kl=divergence(model.to(run.device), target), integral=mass)
 
 
-def parse_args(arguments=None):
-    number = experiment.number
-    parser = experiment.Parser(__doc__, "code/beyond")
+def parse_args(words=None):
+    number = cli.number
+    parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("target")
     group.add_argument("--target", choices=list(TARGETS), default="moons", help="what the flow is fitted to")
     group.add_argument("--image", metavar="FILE", help="a picture whose dark parts are the target instead")
@@ -339,15 +359,15 @@ def parse_args(arguments=None):
     group.add_argument("--epochs", type=number(int, 1), default=12, help=f"of {STEPS} steps")
     group.add_argument("--layers", type=number(int, 1, 100), default=10, help="couplings")
     group.add_argument("--hidden", type=number(int, 1, 4096), default=64, help="width of the couplings' nets")
-    group.add_argument("--batch_size", type=number(int, 1), default=512, help="points a step")
-    group.add_argument("--lr", type=number(float, above=0), default=5e-3, help="Adam's highest learning rate")
-    experiment.run_options(parser)
-    args = parser.parse_args(arguments)
+    group.add_argument("--batch_size", type=number(int, 1), default=512, help="points per step")
+    group.add_argument("--lr", type=number(float, above=0), default=5e-3, help="highest learning rate")
+    models.sample_options(parser, number, "points", 100_000)
+    cli.run_options(parser)
+    args = parser.parse_args(words)
     if args.quick:
         args.epochs = min(args.epochs, 2)
     return args
 
 
 if __name__ == "__main__":
-    ARGS = parse_args()
-    experiment.start(main)
+    cli.start(main, parse_args)

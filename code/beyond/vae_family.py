@@ -27,7 +27,6 @@ once: --prior coupling --zdim 40 --epochs 100, log p(x) -83.34 nats (5000 draws)
 
 import functools
 import math
-import re
 import sys
 from pathlib import Path
 
@@ -35,21 +34,23 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the modules of the three scripts
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `datasets`
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_vae_template as vae
 from a3_nf_template import Coupling, log_prior
-from beyond import diagnostics
 from beyond.autoregressive import PixelCNN
-
-import experiment
-from datasets import BINARY, GREY
-from datasets.bmnist import bmnist
-from datasets.mnist import mnist
-from experiment import at_least_float32, in_double
+from common import cli, figures, models
+from common.devices import at_least_float32, in_double
+from common.run import Run
+from datasets.bmnist import BINARY, bmnist
+from datasets.mnist import GREY, mnist
 
 CONTEXT = 100  # numbers that a flow behind the encoder is told about an image
 GAUSSIAN = ("gaussian", "learned-gaussian")
+PARTS = {  # in titles
+    "gaussian": "Gaussian decoder, variance 1/2", "learned-gaussian": "Gaussian decoder, learned variance",
+    "pixelcnn": "PixelCNN decoder", "planar": "planar posterior", "householder": "Householder posterior",
+    "sylvester": "Sylvester posterior", "iaf": "autoregressive posterior", "coupling": "coupling posterior",
+}  # fmt: skip
 
 
 class Planar(nn.Module):
@@ -363,54 +364,94 @@ def clip_gradients(optimizer, *_):
     nn.utils.clip_grad_norm_([weights for group in optimizer.param_groups for weights in group["params"]], 100.0)
 
 
-def main():
-    binary = ARGS.decoder not in GAUSSIAN
-    load = bmnist if binary else mnist
-    train, val, test = load(ARGS.data_root, ARGS.batch_size, data=ARGS.data, shift=1)
-    for split in (train, val, test) if not binary else ():
-        split.images, split.binary = split.images / 255, True  # grey values 0..1; as batches of images alone
-    run = experiment.Run(ARGS, __file__, f"family-{'-'.join(differences())}", train.name, ARGS.epochs)
+def save_figures(run, title, grids, what):
+    """The bound, its two terms, and what the same codes become during training."""
+    figures.curves(
+        run.figure("elbo.pdf"), run.column("epoch"),
+        {"training": run.column("train_elbo"), "validation": run.column("val_elbo")},
+        ylabel="bound, nats per image", title=title, zoom_from=2,
+    )  # fmt: skip
+    terms = {"-log p(x|z)": [-value for value in run.column("val_reconstruction")], "KL(q || p)": run.column("val_kl")}
+    figures.curves(
+        run.figure("terms.pdf"), run.column("epoch")[1:], {name: values[1:] for name, values in terms.items()},
+        ylabel="nats per image", title=f"{title}, validation images",
+    )  # fmt: skip
+    shown = {f"epoch {epoch}": grid / 255 for epoch, grid in grids.items()}
+    figures.image_grids(run.figure("samples.png"), shown, 6, f"{title}: {what} of p(x|z), the same z in all")
+
+
+def load(path):
+    return models.load_model(path, f"beyond/{Path(__file__).name}", Family)
+
+
+def draw(model, n):
+    return model.draw(torch.randn(n, model.z_dim), torch.rand(n, 784))
+
+
+def differences(args):
+    """{part of the run's name: words for its title} of the options that differ from the plain VAE."""
+    parts = {value: PARTS[value] for value in (args.decoder, args.posterior) if value in PARTS}
+    parts |= {"prior": "coupling prior"} if args.prior != "normal" else {}
+    parts |= {f"beta{args.beta:g}": f"KL weight {args.beta:g}"} if args.beta != 1 else {}
+    parts |= {f"warmup{args.warmup}": f"KL warm-up, {args.warmup} epochs"} if args.warmup else {}
+    parts |= {f"free{args.free_bits:g}": f"free bits, {args.free_bits:g} nats"} if args.free_bits else {}
+    parts |= {f"iwae{args.samples}": f"importance-weighted, {args.samples} samples"} if args.samples > 1 else {}
+    return parts or {"plain": "plain"}
+
+
+def default_name(args):
+    return f"family-{'-'.join(differences(args))}"
+
+
+def title(args):
+    return ", ".join(["VAE", *differences(args).values()])
+
+
+def main(args):
+    if args.sample:
+        return models.draw_samples(args, default_name(args), BINARY + GREY, load, draw)
+    load_data = mnist if args.decoder in GAUSSIAN else bmnist
+    splits = load_data(args.data_root, args.batch_size, data=args.data, shift=1)
+    train, val, test = (split.as_means() for split in splits) if args.decoder in GAUSSIAN else splits
+    run = Run(args, __file__, default_name(args), train.name, args.epochs)
     print(f"Data:   {train.title}, {train.source}")
-    if run.finished and not ARGS.extra:
+    if run.finished:
         return
-    if ARGS.quick:
+    if args.quick:
         train, val, test = train.subset(2000), val.subset(500), test.subset(200)
     train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
 
-    torch.manual_seed(ARGS.seed)
-    model = Family(ARGS.hidden, ARGS.zdim, ARGS.decoder, ARGS.posterior, ARGS.prior, ARGS.flows, ARGS.depth)
-    model.to(run.device)
-    model.samples, model.free_bits = ARGS.samples, ARGS.free_bits
+    torch.manual_seed(args.seed)
+    sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim, "decoder": args.decoder, "posterior": args.posterior,
+             "prior": args.prior, "flows": args.flows, "depth": args.depth}  # fmt: skip
+    model = Family(**sizes).to(run.device)
+    model.samples, model.free_bits = args.samples, args.free_bits
     slower = lambda name: 10 if name.startswith("flow.amortised.") else 3 if name.startswith(("flow.", "prior.")) else 1
     groups = [{"params": [w for name, w in model.named_parameters() if slower(name) == k]} for k in (1, 3, 10)]
-    optimizer = torch.optim.AdamW(groups, ARGS.lr, weight_decay=0.02, fused=True)
-    # Flows learn at a third of the rate: at the whole one, couplings behind the encoder were lost after a few epochs.
-    # Those whose weights one large layer makes of the image learn at a tenth: Sylvester's was far worse at a third.
+    optimizer = torch.optim.AdamW(groups, args.lr, weight_decay=0.02, fused=True)
+    # Flows learn at a third of the rate: at the full one, couplings behind the encoder diverged after a few epochs.
+    # Those whose weights one large layer makes from the image learn at a tenth: Sylvester's was far worse at a third.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [ARGS.lr / k for k in (1, 3, 10)], total_steps=ARGS.epochs * len(train) + 1, pct_start=0.1,
+        optimizer, [args.lr / k for k in (1, 3, 10)], total_steps=args.epochs * len(train) + 1, pct_start=0.1,
         cycle_momentum=False,
     )  # fmt: skip
     if not model.plain:
         optimizer.register_step_pre_hook(clip_gradients)
-    codes = torch.randn(36, ARGS.zdim)  # the same in every picture of every epoch
+    codes = torch.randn(36, args.zdim)  # the same in every picture of every epoch
     uniforms = torch.rand(36, 784)
-    grids, best = [], None
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    state = run.load(parts)
+    grids, best = state.get("grids", {}), state.get("best")
 
-    if state := run.load():
-        experiment.fill(model, state["model"], run.checkpoint)
-        experiment.fill(optimizer, state["optimizer"], run.checkpoint)
-        schedule.load_state_dict(state["schedule"])
-        grids, best = state["grids"], state["best"]
-
-    for epoch in range(len(run.history), ARGS.epochs + 1):
+    for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
         if epoch == 0:
             model.eval()
             train_elbo, val_elbo = vae.epoch_iter(model, train, None), vae.epoch_iter(model, val, None)
         else:
-            model.beta = ARGS.beta * min(1.0, epoch / (ARGS.warmup + 1))
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * ARGS.epochs))
-            train_elbo, val_elbo = vae.run_epoch(model, (run.watch(train), val), optimizer, schedule)
+            model.beta = args.beta * min(1.0, epoch / (args.warmup + 1))
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))
+            train_elbo, val_elbo = vae.run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         reconstruction, kl, active = vae.diagnose(model, val)
         run.record(
             epoch, train_elbo=train_elbo, val_elbo=val_elbo,
@@ -418,50 +459,32 @@ def main():
         )  # fmt: skip
         if val_elbo >= max(run.column("val_elbo")):
             best = {name: value.clone() for name, value in model.state_dict().items()}
-        drawn = model.draw(codes.to(run.device), uniforms.to(run.device))
-        grids.append((255 * drawn).round().to(torch.uint8).cpu())
-        run.save(
-            model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
-            best=best, grids=grids,
-        )  # fmt: skip
+        if epoch in vae.stages(args.epochs):
+            drawn = model.draw(codes.to(run.device), uniforms.to(run.device))
+            grids[epoch] = (255 * drawn).round().to(torch.uint8).cpu()
+        run.save(parts, best=best, grids=grids)
 
-    # where the bound is not what was trained for, the last weights are kept: the objective's own
-    for_bound = ARGS.beta == 1 and ARGS.samples == 1 and not ARGS.free_bits
+    # where the objective is not the bound, validation bounds choose no epoch: the last weights are kept
+    for_bound = args.beta == 1 and args.samples == 1 and not args.free_bits
     if for_bound:
         model.load_state_dict(best)
     model.eval()
-    described = (
-        "learned prior" if part == "prior" else re.sub(r"(?<=[a-z])(?=\d)", " ", part) for part in differences()
-    )
-    title = f"VAE, {', '.join(described)}, {train.title}"
-    diagnostics.save_course(run, title, grids, vae.stages(ARGS.epochs), "draws" if model.pixels else "means")
-    if ARGS.extra:
-        diagnostics.save(run, title, model, train, val)
-    if not run.finished:  # the test split is looked at once
-        run.seed(ARGS.epochs + 1)
-        judged = run.follow(test.subset(ARGS.eval_images), "test")
-        test_elbo, test_log_likelihood = log_likelihood(model, judged, ARGS.eval_samples)
-        chosen = max(run.history, key=lambda row: row["val_elbo"]) if for_bound else run.history[-1]
-        run.finish(
-            model, **{key: chosen[key] for key in ("val_elbo", "val_reconstruction", "val_kl", "active_units")},
-            best_epoch=chosen["epoch"], test_elbo=test_elbo, test_log_likelihood=test_log_likelihood,
-            eval_samples=ARGS.eval_samples, eval_images=min(ARGS.eval_images, len(test.images)),
-        )  # fmt: skip
+    run.save_model(sizes, model)
+    save_figures(run, f"{title(args)}, {train.title}", grids, "draws" if model.pixels else "means")
+    run.seed(args.epochs + 1)
+    batches = run.progress(test.subset(args.eval_images), "test")
+    test_elbo, test_log_likelihood = log_likelihood(model, batches, args.eval_samples)
+    chosen = max(run.history, key=lambda row: row["val_elbo"]) if for_bound else run.history[-1]
+    run.finish(
+        [model], **{key: chosen[key] for key in ("val_elbo", "val_reconstruction", "val_kl", "active_units")},
+        best_epoch=chosen["epoch"], test_elbo=test_elbo, test_log_likelihood=test_log_likelihood,
+        eval_samples=args.eval_samples, eval_images=min(args.eval_images, len(test.images)),
+    )  # fmt: skip
 
 
-def differences():
-    """What makes this member another one than the VAE, as the parts of its run's name."""
-    parts = [value for value, usual in ((ARGS.decoder, "bernoulli"), (ARGS.posterior, "diagonal")) if value != usual]
-    parts += ["prior"] if ARGS.prior != "normal" else []
-    parts += [f"beta{ARGS.beta:g}"] if ARGS.beta != 1 else []
-    parts += [f"warmup{ARGS.warmup}"] if ARGS.warmup else []
-    parts += [f"free{ARGS.free_bits:g}"] if ARGS.free_bits else []
-    return parts + ([f"iwae{ARGS.samples}"] if ARGS.samples > 1 else []) or ["plain"]
-
-
-def parse_args(arguments=None):
-    number = experiment.number
-    parser = experiment.Parser(__doc__, "code/beyond")
+def parse_args(words=None):
+    number = cli.number
+    parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("objective")
     group.add_argument("--beta", type=number(float, 0), default=1.0, help="weight of the KL term in training")
     group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs over which that weight rises from 0")
@@ -479,16 +502,17 @@ def parse_args(arguments=None):
     group.add_argument("--zdim", type=number(int, 2, 1000), default=20, help="dimensions of the latent space")
     group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
     group.add_argument("--depth", type=number(int, 1, 10), default=1, help="hidden layers of encoder and decoder")
-    group.add_argument("--batch_size", type=number(int, 1), default=128, help="images a step")
-    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="Adam's highest learning rate")
+    group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
+    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="highest learning rate")
     group.add_argument(
-        "--eval-samples", type=number(int, 1), default=500, help="importance samples an image for the test log p(x)"
+        "--eval_samples", type=number(int, 1), default=500, help="importance samples per image for the test log p(x)"
     )
     group.add_argument(
-        "--eval-images", type=number(int, 1), default=1000, help="test images that it is estimated on, evenly spread"
+        "--eval_images", type=number(int, 1), default=1000, help="test images that it is estimated on, evenly spread"
     )
-    experiment.run_options(parser, BINARY + GREY)
-    args = parser.parse_args(arguments)
+    models.sample_options(parser, number)
+    cli.run_options(parser, BINARY + GREY)
+    args = parser.parse_args(words)
     if args.data != "auto" and (args.data in GREY) != (args.decoder in GAUSSIAN):
         kind = "8-bit data" if args.decoder in GAUSSIAN else "binary data"
         parser.error(f"--decoder {args.decoder} is for {kind}, not {args.data}")
@@ -507,5 +531,4 @@ def parse_args(arguments=None):
 
 
 if __name__ == "__main__":
-    ARGS = parse_args()
-    experiment.start(main)
+    cli.start(main, parse_args)

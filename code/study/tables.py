@@ -1,77 +1,25 @@
-"""The tables that evaluate.py shows and that README and report take from report/results: rows of text, three layouts.
-
-Nothing is measured here, and only the standard library is used.
+"""The tables that evaluate.py prints and that README, docs and report take from report/results: rows of text, three
+layouts. Nothing is measured here.
 """
 
 import re
 
-TITLES = {
-    "vae-z20": "VAE, z = 20",
-    "vae-z2": "VAE, z = 2",
-    "gan": "GAN",
-    "nf": "RealNVP, checkerboard",
-    "nf-multiscale": "RealNVP, multi-scale",
-    "pixelcnn": "PixelCNN",
-    "markov": "Memory of two pixels",
-    "rnn": "GRU over pixels",
-    "conv1d": "Causal convolutions in 1-D",
-    "pixelcnn-grey": "PixelCNN, 8-bit",
-    "nf-short": "RealNVP, checkerboard, 10 epochs",
-    "nf-multiscale-long": "RealNVP, multi-scale, long",
-    "pixelcnn-long": "PixelCNN, long",
-}
-# relatives of the VAE, code/beyond/vae_family.py
-MEMBERS = {
-    "family-plain": "the VAE",
-    "family-beta4": "KL term weighted by 4",
-    "family-beta0": "no KL term",
-    "family-warmup20": "KL term fades in, 20 epochs",
-    "family-free0.2": "free bits, 0.2 nats a dimension",
-    "family-iwae5": "importance weights, 5 draws",
-    "family-planar": "posterior: planar flow",
-    "family-householder": "posterior: Householder flow",
-    "family-sylvester": "posterior: Sylvester flow",
-    "family-iaf": "posterior: inverse autoregressive",
-    "family-coupling": "posterior: couplings",
-    "family-prior": "prior: couplings",
-    "family-best": "best of them",
-    "family-pixelcnn": "decoder: PixelCNN",
-    "family-pixelcnn-warmup2": "decoder: PixelCNN, KL term fades in",
-    "family-pixelcnn-free0.2": "decoder: PixelCNN, free bits",
-    "family-gaussian": "decoder: Gaussian, variance 1/2",
-    "family-learned-gaussian": "decoder: Gaussian, learned variance",
-}
-# what the flows in the plane are fitted to, code/beyond/flow_2d.py; their runs are flow-moons and so on
-PLANE = {"moons": "two moons", "rings": "two rings", "checkerboard": "a checkerboard", "letters": "letters"}
-DATA = {
-    "mnist": "MNIST",
-    "bmnist": "static binary MNIST",
-    "mnist-binarised": "MNIST binarised by us",
-    "glyphs": "glyph digits drawn from fonts",
-    "glyphs-binary": "binary glyph digits drawn from fonts",
-}
-# The lecture's table. Which runs of ours belong to a family, and which final figure tells how alike three seeds end.
+from datasets.loading import TITLES as DATA
+from study import registry
+
+# The lecture's table: what it says of each family, and the script whose runs belong to it.
 FAMILIES = {
-    "autoregressive": ("stable", "exact", "slow", "no", {"pixelcnn": "val_log_likelihood", "pixelcnn-grey": "val_bpd"}),
-    "flow": ("stable", "exact", "fast or slow", "no", {"nf": "val_bpd", "nf-multiscale": "val_bpd"}),
-    "GAN": ("unstable", "none", "fast", "no", {"gan": "frechet_val"}),
-    "VAE": ("stable", "approximate", "fast", "yes", {"vae-z20": "val_elbo", "vae-z2": "val_elbo"}),
+    "autoregressive": (registry.AUTOREGRESSIVE, "stable", "exact", "slow", "no"),
+    "flow": (registry.FLOW, "stable", "exact", "fast or slow", "no"),
+    "GAN": (registry.GAN, "unstable", "none", "fast", "no"),
+    "VAE": (registry.VAE, "stable", "approximate", "fast", "yes"),
 }
-KEYS = {run: key for *_, runs in FAMILIES.values() for run, key in runs.items()}
-KEYS |= {"family-plain": "val_elbo", "family-best": "val_elbo"}
-MEASURES = {
+UNITS = {
     "val_bpd": "bits per dimension",
     "val_elbo": "nats",
     "val_log_likelihood": "nats",
-    "frechet_val": "Frechet distance",
+    "frechet_val": "Fréchet distance",
 }
-
-
-def title(run):
-    """What a run is called in a sentence or a table."""
-    if run in MEMBERS:
-        return f"VAE family, {MEMBERS[run]}"
-    return TITLES.get(run, run)
 
 
 def number(value, digits=2):
@@ -79,25 +27,24 @@ def number(value, digits=2):
 
 
 def quality(comparison):
-    """How good the images are. The training images' own figures stand above what is compared with them: with the same
-    kind of images, in the features of the same classifier."""
-    header = ["images", "data", "Frechet", "precision", "recall", "density", "coverage", "class KL", "sure"]
+    """How good the images are. A block of rows shares images and classifier; training images come first in it."""
+    header = ["images", "data", "Fréchet", "precision", "recall", "density", "coverage", "class KL", "confident"]
     keys = ["frechet", "precision", "recall", "density", "coverage", "class_kl", "confident_share"]
     digits = [2, 2, 2, 2, 2, 3, 2]
     blocks = {}
     for run, entry in comparison.items():
-        for what, figures in entry["quality"].items():
-            rows = blocks.setdefault((figures["reference"], figures["frechet_floor"]), [])
+        for what, metrics in entry["quality"].items():
+            rows = blocks.setdefault((metrics["reference"], metrics["frechet_floor"]), [])
             if not rows:
-                real = [figures["frechet_floor"], *(figures[f"{key}_real"] for key in keys[1:])]
-                rows.append(["training images", DATA[figures["reference"]], *map(number, real, digits)])
-            name = TITLES.get(run, run) + ("" if what == "samples" else f", {what}")
-            rows.append([name, "", *map(number, [figures[key] for key in keys], digits)])
+                real = [metrics["frechet_floor"], *(metrics[f"{key}_real"] for key in keys[1:])]
+                rows.append(["training images", DATA[metrics["reference"]], *map(number, real, digits)])
+            name = registry.title(run) + ("" if what == "samples" else f", {what}")
+            rows.append([name, "", *map(number, [metrics[key] for key in keys], digits)])
     return header, [row for rows in blocks.values() for row in rows]
 
 
 def joined(known, keys, digits):
-    """Those of the figures that are known: -95.78 / -91.23."""
+    """Those of the metrics that are known: -95.78 / -91.23."""
     return " / ".join(number(known[key], digits) for key in keys if key in known)
 
 
@@ -114,7 +61,7 @@ def likelihood(comparison):
         if "test_bpd" in known:
             bpd = joined(known, ("test_bpd", "test_bpd_8"), 2)
         kind = known["kind"].removesuffix(" and importance estimate")
-        rows.append([TITLES.get(run, run), DATA[entry["data"]], kind, nats, bits, bpd])
+        rows.append([registry.title(run), DATA[entry["data"]], kind, nats, bits, bpd])
     return header, rows
 
 
@@ -122,7 +69,7 @@ def cost(comparison):
     """What a model costs to train and to draw from."""
     header = ["model", "parameters", "training, s", "s for 1000 samples", "samples a second"]
     rows = [
-        [TITLES.get(run, run), f"{entry['parameters']:,}", number(entry["training_seconds"], 0),
+        [registry.title(run), f"{entry['parameters']:,}", number(entry["training_seconds"], 0),
          number(entry["seconds_per_1000_samples"], 3), number(entry["samples_per_second"], 0)]
         for run, entry in comparison.items()
     ]  # fmt: skip
@@ -136,14 +83,14 @@ def note(comparison):
         for entry in comparison.values()
     )
     sampled = ", ".join(dict.fromkeys(places))
-    judged = [figures for entry in comparison.values() for figures in entry["quality"].values()]
+    judged = [metrics for entry in comparison.values() for metrics in entry["quality"].values()]
     lines = [
         f"Samples drawn on {sampled}, a thousand at a time, the median. Training on "
         + ", ".join(sorted({entry["training_device"] for entry in comparison.values()}))
         + "."
     ]
     if judged:
-        counts = sorted({figures["images"] for figures in judged})
+        counts = sorted({metrics["images"] for metrics in judged})
         lines.append(
             f"{' or '.join(f'{count:,}' for count in counts)} images each, beside as many test images, in the features "
             "of a classifier of our own for each kind of data: distances compare within one kind only."
@@ -169,20 +116,20 @@ def note(comparison):
 def families(comparison, seeds):
     """The lecture's four families, each verdict beside what was measured here; None where nothing was."""
     table = {}
-    for family, (training, known, sampling, compression, runs) in FAMILIES.items():
+    for family, (script, *verdicts) in FAMILIES.items():
         measured = {}
-        for run, key in runs.items():
-            if run not in comparison:
+        for run in registry.select(script=script, compared=True):
+            if run.name not in comparison:
                 continue
-            entry, spread = comparison[run], seeds.get(run, {}).get(key)
-            measured[run] = {
-                "training": spread and {"measure": key, "unit": MEASURES[key], **spread},
+            entry, spread = comparison[run.name], seeds.get(run.name, {}).get(run.seeds)
+            measured[run.name] = {
+                "training": spread and {"measure": run.seeds, "unit": UNITS[run.seeds], **spread},
                 "likelihood": entry["likelihood"]["kind"],
                 "samples_per_second": entry["samples_per_second"],
                 "latent_dimensions": entry["latent_dimensions"],
             }
-        verdicts = {"training": training, "likelihood": known, "sampling": sampling, "compression": compression}
-        table[family] = {"lecture": verdicts, "measured": measured or None}
+        lecture = dict(zip(("training", "likelihood", "sampling", "compression"), verdicts))
+        table[family] = {"lecture": lecture, "measured": measured or None}
     return table
 
 
@@ -200,20 +147,20 @@ def family_rows(table):
                 digits = 3 if "bits" in unit else 2
                 stability = f"{seeds['mean']:.{digits}f}, spread {seeds['spread']:.{digits}f} {unit} ({count} seeds)"
             size = measured["latent_dimensions"]
-            rows.append([f"- {TITLES.get(run, run)}", stability, measured["likelihood"],
+            rows.append([f"- {registry.title(run)}", stability, measured["likelihood"],
                          f"{measured['samples_per_second']:,.0f} images/s",
                          f"{size} numbers for 784" if size else "none"])  # fmt: skip
     return header, rows
 
 
-def members(results):
-    """Relatives of the VAE, one row each: the bound and its terms on validation images, log p(x) on test images."""
-    header = ["member", "epochs", "bound", "reconstruction", "KL", "active", "test log p(x)", "training, s"]
+def variants(results):
+    """Variants of the VAE, one row each: the bound and its terms on validation images, log p(x) on test images."""
+    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active", "test log p(x)", "training, s"]
     rows = []
     for run, result in results.items():
         final = result["final"]
         terms = (number(final[key]) for key in ("val_elbo", "val_reconstruction", "val_kl"))
-        rows.append([MEMBERS[run], str(result["epochs"]), *terms, str(final["active_units"]),
+        rows.append([registry.title(run), str(result["epochs"]), *terms, str(final["active_units"]),
                      number(final["test_log_likelihood"]), number(result["seconds"], 0)])  # fmt: skip
     return header, rows
 
@@ -235,10 +182,7 @@ def latex(header, rows):
     """For the report: booktabs, no vertical rules."""
 
     def cells(row):
-        escaped = (
-            cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("Frechet", "Fréchet")
-            for cell in row
-        )
+        escaped = (cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&") for cell in row)
         return " & ".join(re.sub(r"^-(?=\d)", "$-$", cell) for cell in escaped) + r" \\"
 
     columns = "".join("l" if any(row[i][:1].isalpha() for row in rows) else "r" for i in range(len(header)))

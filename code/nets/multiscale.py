@@ -11,9 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-
-class SizeError(ValueError):
-    exit_status = 2
+from datasets.files import UserError
 
 
 def squeeze(z):
@@ -134,7 +132,7 @@ class Flow(nn.Module):
         (pixels,) = shape
         self.side = math.isqrt(pixels)
         if self.side**2 != pixels or self.side % 2**levels:
-            raise SizeError(f"{pixels} pixels: no square whose side can be halved {levels} times")
+            raise UserError(f"{pixels} pixels: no square whose side can be halved {levels} times")
         self.z_shape = (pixels,)
         self.levels, channels = nn.ModuleList(), 1
         for level in range(levels):

@@ -18,9 +18,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-import experiment
-from datasets import shifted
+from common.devices import autocast
+from common.files import load_state, load_weights, save_state
 from datasets.download import cache_folder
+from datasets.files import UserError, show
+from datasets.loading import shifted
 
 EPOCHS, BATCH, LR = 5, 250, 4e-3
 SURE = 0.9
@@ -45,6 +47,7 @@ class Classifier(nn.Module):
         return self.logits(self.dropout(features)), features
 
 
+@torch.enable_grad()
 def train_classifier(images, labels, device, epochs):
     """On shifted training images; the random state of the caller is left as it was."""
     with torch.random.fork_rng():
@@ -56,7 +59,7 @@ def train_classifier(images, labels, device, epochs):
         for _ in range(epochs):
             order = torch.randperm(len(images)).to(images.device)
             for x, y in zip(shifted(images[order], 2).split(BATCH), labels[order].split(BATCH)):
-                with experiment.autocast(device):
+                with autocast(device):
                     logits, _ = model(x.float().to(device) / 255)
                 loss = F.cross_entropy(logits.float(), y.to(device))
                 optimizer.zero_grad()
@@ -66,8 +69,8 @@ def train_classifier(images, labels, device, epochs):
     return model.eval()
 
 
-def classifier(train, device, say=print, quick=False):
-    """The judge for this data: from the cache, or trained now on the loader's training images (a fifth, if quick)."""
+def load_classifier(train, device, say=print, quick=False):
+    """The classifier for this data: from the cache, or trained now on the training images (a fifth, if quick)."""
     if quick:
         train = train.subset(len(train.images) // 5)
     digest = hashlib.sha256(train.images.cpu().numpy()).hexdigest()[:16]
@@ -77,22 +80,22 @@ def classifier(train, device, say=print, quick=False):
             # the memory format of a freshly trained one, so that both round alike
             model = Classifier().to(device, memory_format=torch.channels_last)
         try:
-            experiment.fill(model, experiment.load_checked(path, device), path)
+            load_weights(model, load_state(path, device), path)
             return model.eval()
-        except experiment.UserError as error:
+        except UserError as error:
             say(f"{error}; trained again")
     say(f"Training the classifier that judges {train.name} (once)")
     model = train_classifier(train.images, train.labels, device, 2 if quick else EPOCHS)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        experiment.save_checked(path, model.state_dict())
+        save_state(path, model.state_dict())
     except OSError as error:
-        say(f"{experiment.show(path)} cannot be written ({error.strerror}): trained again next time")
+        say(f"{show(path)} cannot be written ({error.strerror}): trained again next time")
     return model
 
 
 @torch.no_grad()
-def look(model, images):
+def classify(model, images):
     """(features [N, 128], class probabilities [N, 10]) of images in 0..1."""
     device = next(model.parameters()).device
     parts = [model(batch.to(device).float()) for batch in images.split(500)]
@@ -137,9 +140,9 @@ def manifold_overlap(real, fake, k=5):
     }
 
 
-def measures(model, images, real_features):
-    """All figures for images in 0..1, against the features of real ones."""
-    features, probabilities = look(model, images)
+def sample_metrics(model, images, real_features):
+    """All metrics for images in 0..1, against the features of real ones."""
+    features, probabilities = classify(model, images)
     classes = torch.bincount(probabilities.argmax(1), minlength=10)
     share = (classes / classes.sum()).double()
     return {
@@ -153,14 +156,14 @@ def measures(model, images, real_features):
 
 
 def beside_real(of_samples, of_training_images):
-    """Each figure beside its value for training images (`_real`), whose Frechet distance is the floor."""
+    """Each metric beside its value for training images (`_real`), whose Frechet distance is the floor."""
     results = of_samples | {name + "_real": value for name, value in of_training_images.items()}
     results["frechet_floor"] = results.pop("frechet_real")
     return results
 
 
-def judge(model, samples, real, train):
-    """All figures for samples in 0..1, against real images, and for as many training images."""
+def evaluate_samples(model, samples, real, train):
+    """All metrics for samples in 0..1, against real images, and for as many training images."""
     n = len(real)
-    real_features, _ = look(model, real)
-    return beside_real(*(measures(model, images[:n], real_features) for images in (samples, train)))
+    real_features, _ = classify(model, real)
+    return beside_real(*(sample_metrics(model, images[:n], real_features) for images in (samples, train)))

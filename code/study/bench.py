@@ -1,14 +1,14 @@
 """Speed beside the plain loop that the course's templates suggest: the same data, the same run, interleaved.
 
-    python code/bench.py             what `make bench` calls: under 4 minutes on 2 cores, no network
-    python code/bench.py --growth    how an epoch's cost grows with images, width and couplings: a figure
+    python code/study/bench.py             what `make bench` calls: under 4 minutes on 2 cores, no network
+    python code/study/bench.py --growth    how an epoch's cost grows with images, width and couplings: a figure
 
-Seconds differ from machine to machine; the ratio is what to quote. Medians of interleaved repeats on the built-in glyph
-digits, on the CPU; contestants.py holds the loops. Our GAN's nets are wider than the template's, so it runs twice: as
-it is trained, and with the template's nets.
+Seconds differ from machine to machine: quote the ratio. Medians of interleaved repeats on the built-in glyph digits, on
+the CPU; loops.py holds the loops. Our GAN's nets are wider than the template's, so it runs twice: as it is trained, and
+with the template's nets.
 
-A step's milliseconds: `data` until the batch is there, `backward`, `optimiser` (its step, zeroed gradients, clipping),
-and `forward`, which is all the rest. `of rate`: the arithmetic of training, counted as contestants.py says, as a share
+Milliseconds per step: `data` until the batch is there, `backward`, `optimiser` (its step, zeroed gradients, clipping),
+and `forward`, which is all the rest. `of rate`: the floating-point operations of training, counted by torch, as a share
 of what a large matrix product reaches in the same number format. Spread: the largest less the smallest.
 """
 
@@ -24,15 +24,16 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
-
-import contestants
-import experiment
-import figures
-import tables
-from datasets import load
-from datasets.download import DataError, cache_folder
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
+from common import cli, figures
+from common.devices import fast_bf16, processor
+from common.run import git_commit
+from datasets import bmnist, loading, mnist
+from datasets.download import cache_folder
+from datasets.files import ROOT, Trouble, UserError, show, write_atomically
+from study import loops, tables
 
 REPEATS = 5
 
@@ -56,22 +57,29 @@ def stopwatch(owner, name, spent, part):
         setattr(owner, name, original)
 
 
-def one_epoch(contestant):
+def one_epoch(loop):
     """Seconds of an epoch, in all and by part, and its steps."""
     spent = dict.fromkeys(["forward", "backward", "optimiser", "data"], 0.0)
-    loader = contestant.loader
+    loader = loop.loader
     loader.seconds, loader.steps = 0.0, 0
     with contextlib.ExitStack() as watches:
         watches.enter_context(stopwatch(torch.Tensor, "backward", spent, "backward"))
         watches.enter_context(stopwatch(nn.utils, "clip_grad_norm_", spent, "optimiser"))
-        for optimizer, name in itertools.product(contestant.optimizers, ("step", "zero_grad")):
+        for optimizer, name in itertools.product(loop.optimizers, ("step", "zero_grad")):
             watches.enter_context(stopwatch(optimizer, name, spent, "optimiser"))
         start = time.perf_counter()
-        contestant.epoch()
+        loop.epoch()
         whole = time.perf_counter() - start
     spent["data"] = loader.seconds
     spent["forward"] = whole - sum(spent.values())
     return whole, spent, loader.steps
+
+
+def count_operations(loop):
+    """Floating-point operations of an epoch: of matrix products and convolutions, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        loop.epoch()
+    return counter.get_total_flops()
 
 
 def seconds(work, repeats=3):
@@ -99,25 +107,23 @@ def bandwidth(n=50_000_000):
 
 def machine(n=1024, n_copied=50_000_000):
     return {
-        "processor": experiment.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "commit": experiment.git_commit(), "data": "glyphs",
+        "processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "commit": git_commit(), "data": "glyphs",
         "gflops_float32": matrix_rate(torch.float32, n), "gflops_bfloat16": matrix_rate(torch.bfloat16, n),
         "gigabytes_per_second": bandwidth(n_copied),
     }  # fmt: skip
 
 
-def loading():
+def loading_seconds():
     """Seconds until the data are in memory, of those at hand; text that would have to be read for minutes is not."""
     times = {}
-    for name, at_hand in (
-        ("glyphs", True),
-        ("mnist", True),
-        ("bmnist", (cache_folder() / "bmnist.cache").exists()),
-    ):
-        with contextlib.suppress(DataError):
-            if at_hand:
-                load(name, download=False)  # the first one also imports, draws or unpacks
-                times[name] = statistics.median(seconds(lambda: load(name, download=False)))  # noqa: B023
+    for name, sources in (("glyphs", mnist.SOURCES), ("mnist", mnist.SOURCES), ("bmnist", bmnist.SOURCES)):
+        if name == "bmnist" and not (cache_folder() / "bmnist.cache").exists():
+            continue
+        load = lambda: loading.find(name, sources, download=False)  # noqa: B023
+        with contextlib.suppress(UserError):
+            load()  # the first one also imports, draws or unpacks
+            times[name] = statistics.median(seconds(load))
     return times
 
 
@@ -125,20 +131,20 @@ def median_and_spread(values):
     return {"median": statistics.median(values), "spread": max(values) - min(values)}
 
 
-def summary(contestant, epochs, images, rates, samples):
-    """The figures of one side from its epochs [(seconds, by part, steps)]."""
+def summary(loop, epochs, operations, images, rates, samples):
+    """The metrics of one side from its epochs [(seconds, by part, steps)] and its operations per image."""
     per_second = median_and_spread([images / whole for whole, _, _ in epochs])
     steps = epochs[0][2]
-    rate = "bfloat16" if contestant.fast and experiment.fast_bf16("cpu") else "float32"
-    reached = contestant.operations * per_second["median"] / 1e9
-    drawn = seconds(lambda: contestant.sample(samples))[1:]
+    rate = "bfloat16" if loop.fast and fast_bf16("cpu") else "float32"
+    reached = operations * per_second["median"] / 1e9
+    drawn = seconds(lambda: loop.sample(samples))[1:]
     return {
         "images_per_second": per_second["median"], "images_per_second_spread": per_second["spread"],
-        "batch_size": contestant.loader.loader.batch_size, "milliseconds_per_step":
+        "batch_size": loop.loader.loader.batch_size, "milliseconds_per_step":
             1000 * statistics.median(whole for whole, _, _ in epochs) / steps,
         **{f"{part}_milliseconds": 1000 * statistics.median(spent[part] for _, spent, _ in epochs) / steps
            for part in epochs[0][1]},
-        "operations_per_image": contestant.operations, "gflops": reached, "matrix_rate": rate,
+        "operations_per_image": operations, "gflops": reached, "matrix_rate": rate,
         "share_of_matrix_rate": reached / rates[f"gflops_{rate}"],
         "samples_per_second": samples / statistics.median(drawn),
     }  # fmt: skip
@@ -146,19 +152,19 @@ def summary(contestant, epochs, images, rates, samples):
 
 def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
     """Ours and the plain loop in turn; the ratio is that of neighbours in time."""
-    ours, plain, loader, enough = contestants.MODELS[name]
+    ours, plain, loader, enough = loops.MODELS[name]
     images = images or enough
     torch.manual_seed(0)
     data = loader().subset(images)
     sides = {"ours": ours(data)} | ({"plain": plain(data.images)} if plain else {})
+    operations = {side: count_operations(loop) / images for side, loop in sides.items()}  # warms up as well
     epochs = {side: [] for side in sides}
-    for repeat in range(repeats + 1):
-        for side, contestant in sides.items():
-            result = one_epoch(contestant)
-            if repeat:  # the first one warms up
-                epochs[side].append(result)
+    for _ in range(repeats):
+        for side, loop in sides.items():
+            epochs[side].append(one_epoch(loop))
     with torch.no_grad():
-        result = {side: summary(contestant, epochs[side], images, rates, samples) for side, contestant in sides.items()}
+        result = {side: summary(loop, epochs[side], operations[side], images, rates, samples)
+                  for side, loop in sides.items()}  # fmt: skip
     if plain:
         ratios = [theirs[0] / mine[0] for mine, theirs in zip(epochs["ours"], epochs["plain"])]
         result |= {"ratio": statistics.median(ratios), "ratio_spread": max(ratios) - min(ratios)}
@@ -176,12 +182,12 @@ def peak_megabytes():
 
 def print_peak_memory(name, side):
     """A process of its own for each loop, since what was used once stays in the sum."""
-    ours, plain, loader, _ = contestants.MODELS[name]
+    ours, plain, loader, _ = loops.MODELS[name]
     data = loader()
     images = data.subset(300)
     images.images = data.images[:300].clone()  # and the whole split stays in memory
-    contestant = (ours if side == "ours" else plain)(images if side == "ours" else images.images)
-    contestant.epoch()
+    loop = (ours if side == "ours" else plain)(images if side == "ours" else images.images)
+    loop.epoch()
     print(json.dumps(peak_megabytes()))
 
 
@@ -189,7 +195,7 @@ def memory(name, side):
     call = [sys.executable, __file__, "--memory", name, side]
     done = subprocess.run(call, capture_output=True, text=True)
     if done.returncode:
-        raise experiment.Trouble(f"the memory of {name} could not be measured: {done.stderr.strip()[-200:]}")
+        raise Trouble(f"the memory of {name} could not be measured: {done.stderr.strip()[-200:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -214,8 +220,8 @@ def rows(models):
 
 
 def seconds_per_epoch(images, options):
-    contestant = contestants.our_nf(images, options)
-    return lambda: one_epoch(contestant)[0]
+    loop = loops.our_nf(images, options)
+    return lambda: one_epoch(loop)[0]
 
 
 def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), couplings=(4, 8, 16), base=10000):
@@ -223,7 +229,7 @@ def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), cou
     points = {"images": [(n, [], n) for n in images],
               "hidden width": [(width, ["--hidden", str(width)], base) for width in hidden],
               "couplings": [(n, ["--flows", str(n // 2)], base) for n in couplings]}  # fmt: skip
-    data = contestants.grey_images([])
+    data = loops.grey_images([])
     works = {
         (axis, x): seconds_per_epoch(data.subset(n), options) for axis, line in points.items() for x, options, n in line
     }
@@ -243,23 +249,23 @@ def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), cou
 
 
 def write(name, results):
-    path = experiment.ROOT / "runs" / name
+    path = ROOT / "runs" / name
     path.parent.mkdir(exist_ok=True)
-    experiment.write_atomically(path, json.dumps(results, indent=1).encode())
-    print(f"Files:  {experiment.show(path)}")
+    write_atomically(path, json.dumps(results, indent=1).encode())
+    print(f"Files:  {show(path)}")
 
 
-def main():
-    if ARGS.memory:
-        return print_peak_memory(*ARGS.memory)
+def main(args):
+    if args.memory:
+        return print_peak_memory(*args.memory)
     results = machine()
     print(f"{results['processor']}, {results['threads']} threads, torch {results['torch']}")
-    if ARGS.growth:
+    if args.growth:
         results["growth"] = growth()
         for axis, line in results["growth"].items():
             shown = ", ".join(f"{second:.2f} s at {x:,}" for x, second in zip(line["x"], line["seconds"]))
             print(f"{axis:14}{shown} ({line['images'][0]:,} images)" if axis != "images" else f"{axis:14}{shown}")
-        figure = experiment.ROOT / "runs" / "growth.pdf"
+        figure = ROOT / "runs" / "growth.pdf"
         figure.parent.mkdir(exist_ok=True)
         figures.growth(figure, results["growth"], "RealNVP, checkerboard", "seconds per epoch")
         return write("growth.json", results)
@@ -267,10 +273,10 @@ def main():
         f"matrix products: {results['gflops_float32']:.0f} GFLOP/s in float32, "
         f"{results['gflops_bfloat16']:.0f} in bfloat16; memory: {results['gigabytes_per_second']:.0f} GB/s"
     )
-    results["loading_seconds"] = loading()
+    results["loading_seconds"] = loading_seconds()
     print("loading: " + ", ".join(f"{name} {took:.2f} s" for name, took in results["loading_seconds"].items()) + "\n")
     results["models"] = {}
-    for name in contestants.MODELS:
+    for name in loops.MODELS:
         print(f"{name} ...", flush=True)
         results["models"][name] = compare(name, results)
         for side in ("ours", "plain"):
@@ -280,13 +286,12 @@ def main():
     return write("bench.json", results)
 
 
-def parse_args(arguments=None):
-    parser = experiment.Parser(__doc__)
+def parse_args(words=None):
+    parser = cli.Parser(__doc__, __file__)
     parser.add_argument("--growth", action="store_true", help="measure how an epoch's cost grows, and nothing else")
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)  # what bench asks a process of its own
-    return parser.parse_args(arguments)
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":
-    ARGS = parse_args()
-    experiment.start(main)
+    cli.start(main, parse_args)

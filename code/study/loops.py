@@ -1,10 +1,7 @@
 """What bench.py times: our training loops, and the plain ones that the course's templates suggest.
 
-The plain loops read single images through a DataLoader with transforms, use Adam as it comes, float32, and, for the
-flow, couplings of full width whose masked half is thrown away; nets are the templates'.
-
-Arithmetic: 2 operations (a multiplication, an addition) for each weight, each place where a convolution uses it, each
-pass; a backward pass counts as two, one for the inputs and one for the weights.
+The plain loops read single images through a DataLoader with transforms, use Adam with its defaults, float32, and, for
+the flow, couplings of full width whose masked half is thrown away; nets are the templates'.
 """
 
 import sys
@@ -15,11 +12,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_gan_template as gan
 import a3_nf_template as nf
 import a3_vae_template as vae
-
 from datasets.bmnist import bmnist
 from datasets.mnist import mnist
 
@@ -42,7 +38,7 @@ class SingleImages(torch.utils.data.Dataset):
         return self.transform(Image.fromarray(self.images[i].view(28, 28).numpy())), 0
 
 
-class Watched:
+class TimedLoader:
     """A loader that adds up the seconds until each batch is there, and counts the steps."""
 
     def __init__(self, loader):
@@ -68,44 +64,18 @@ def plain_loader(images, batch_size, scale):
     return torch.utils.data.DataLoader(loader, batch_size, shuffle=True)
 
 
-class Contestant:
-    """One training loop: `epoch` goes once over `loader`, `sample(n)` draws images, `passes` says how often a training
-    step sends each image through each net (a backward pass counts as two)."""
+class Loop:
+    """One training loop: `epoch` goes once over `loader`, `sample(n)` draws images."""
 
-    def __init__(self, loader, optimizers, epoch, sample, passes, fast):
+    def __init__(self, loader, optimizers, epoch, sample, fast):
         self.loader, self.optimizers, self.epoch, self.sample = loader, optimizers, epoch, sample
-        self.passes = passes  # [(multiply-adds an image, passes)]
         self.fast = fast  # whether its matrix products may be in bfloat16
-
-    @property
-    def operations(self):
-        """Multiplications and additions for one image of a training step."""
-        return sum(2 * count * passes for count, passes in self.passes)
-
-
-@torch.no_grad()
-def multiply_adds(net, *inputs):
-    """Of one image's way through a net: its weights, each counted once for every place where it is used."""
-    counts = []
-
-    def count(layer, _, output):
-        places = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
-        counts.append(layer.weight.numel() * places)
-
-    layers = [layer for layer in net.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    was_training = net.training
-    net.eval()(*inputs)
-    net.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return sum(counts)
 
 
 def plain_vae(images):
     model = vae.VAE()
     optimizer = torch.optim.Adam(model.parameters())
-    loader = Watched(plain_loader(images, 128, 1.0))
+    loader = TimedLoader(plain_loader(images, 128, 1.0))
 
     def epoch():
         model.eval()  # the plain bound
@@ -116,14 +86,13 @@ def plain_vae(images):
             optimizer.step()
             loss.item()
 
-    passes = [(multiply_adds(model, torch.zeros(2, 784)), 3)]
-    return Contestant(loader, [optimizer], epoch, model.sample, passes, fast=False)
+    return Loop(loader, [optimizer], epoch, model.sample, fast=False)
 
 
 def plain_gan(images):
     generator, discriminator = gan.Generator(), gan.Discriminator()
     optimizers = [torch.optim.Adam(m.parameters(), 2e-4) for m in (generator, discriminator)]
-    loader = Watched(plain_loader(images, 64, 1 / 255))
+    loader = TimedLoader(plain_loader(images, 64, 1 / 255))
 
     def epoch():
         generator.train()
@@ -140,10 +109,8 @@ def plain_gan(images):
             optimizers[1].step()
             loss_D.item()
 
-    # D: real and generated images, and generated ones again for G's loss, with a backward pass each
-    counts = multiply_adds(generator, torch.zeros(2, 100)), multiply_adds(discriminator, torch.zeros(2, 784))
     sample = lambda n: generator.eval()(torch.randn(n, 100))
-    return Contestant(loader, optimizers, epoch, sample, [(counts[0], 3), (counts[1], 9)], fast=False)
+    return Loop(loader, optimizers, epoch, sample, fast=False)
 
 
 class MaskedCoupling(nn.Module):
@@ -168,7 +135,7 @@ def plain_nf(images):
     masks = [nf.get_mask(), 1 - nf.get_mask()] * 4
     model.flow.layers = nn.ModuleList([MaskedCoupling(mask) for mask in masks])
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    loader = Watched(plain_loader(images, 128, 1.0))
+    loader = TimedLoader(plain_loader(images, 128, 1.0))
 
     def epoch():
         for x, _ in loader:
@@ -179,28 +146,24 @@ def plain_nf(images):
             optimizer.step()
             loss.item()
 
-    passes = [(multiply_adds(model, torch.zeros(2, 784)), 3)]
-    return Contestant(loader, [optimizer], epoch, model.sample, passes, fast=False)
+    return Loop(loader, [optimizer], epoch, model.sample, fast=False)
 
 
 def our_vae(images):
-    model, data = vae.VAE().train(), Watched(images)
+    model, data = vae.VAE().train(), TimedLoader(images)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
-    passes = [(multiply_adds(model, torch.zeros(2, 784)), 3)]
     epoch = lambda: vae.epoch_iter(model.train(), data, optimizer)
-    return Contestant(data, [optimizer], epoch, model.sample, passes, fast=True)
+    return Loop(data, [optimizer], epoch, model.sample, fast=True)
 
 
 def our_gan(images, options=()):
-    args, data = gan.parse_args(list(options)), Watched(images)
+    args, data = gan.parse_args(list(options)), TimedLoader(images)
     generator, discriminator = gan.Generator(width=args.width), gan.Discriminator(args.d_width, groups=args.groups)
     adam = lambda net: torch.optim.Adam(net.parameters(), LR, betas=(0.0, 0.999), fused=True)
     optimizers = [adam(generator), adam(discriminator)]
-    # D: real and generated images with a backward pass each; for G's loss forward, and back to the images alone
-    counts = multiply_adds(generator, torch.zeros(2, 100)), multiply_adds(discriminator, torch.zeros(2, 784))
     epoch = lambda: gan.train(data, discriminator, generator, *optimizers)
     sample = lambda n: gan.images_of(generator.eval(), torch.randn(n, generator.latent_dim))
-    return Contestant(data, optimizers, epoch, sample, [(counts[0], 3), (counts[1], 8)], fast=True)
+    return Loop(data, optimizers, epoch, sample, fast=True)
 
 
 def our_narrow_gan(images):
@@ -208,12 +171,11 @@ def our_narrow_gan(images):
 
 
 def our_nf(images, options=()):
-    args, data = nf.parse_args(list(options)), Watched(images)
+    args, data = nf.parse_args(list(options)), TimedLoader(images)
     model = nf.Model([784], args.flows, args.hidden, arch=args.arch, mix=args.mix, dequantize=args.dequantize)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
-    passes = [(multiply_adds(model, torch.zeros(2, 784)), 3)]
     epoch = lambda: nf.epoch_iter(model.train(), data, optimizer)
-    return Contestant(data, [optimizer], epoch, model.sample, passes, fast=True)
+    return Loop(data, [optimizer], epoch, model.sample, fast=True)
 
 
 def our_multiscale(images):

@@ -1,36 +1,123 @@
-"""What a VAE makes of its latent space: figures and numbers for vae_family.py --extra, on validation images.
-
-Numbers go to `extra.json` in the run's folder."""
+"""Analyses of VAEs: what the latent space holds, estimates of log p(x), gaps of the bound. On validation images."""
 
 import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage, stats
 
-import extras
-import figures
+from a3_gan_template import spherical, straight
+from common import figures
 
 plt = figures.plt
 
 
-def save_course(run, title, grids, stages, what):
-    """The figures that every run has: the bound, its two terms, and what the same codes become while it learns."""
-    figures.curves(
-        run.figure("elbo.pdf"), run.column("epoch"),
-        {"training": run.column("train_elbo"), "validation": run.column("val_elbo")},
-        ylabel="bound, nats per image", title=title, zoom_from=2,
-    )  # fmt: skip
-    terms = {"-log p(x|z)": [-value for value in run.column("val_reconstruction")], "KL(q || p)": run.column("val_kl")}
-    figures.curves(
-        run.figure("terms.pdf"), run.column("epoch")[1:], {name: values[1:] for name, values in terms.items()},
-        ylabel="nats per image", title=f"{title}, validation images",
-    )  # fmt: skip
-    shown = {f"epoch {epoch}": grids[epoch].cpu() / 255 for epoch in stages}
-    figures.image_grids(run.figure("samples.png"), shown, 6, f"{title}: {what} of p(x|z), the same z in all")
+@torch.no_grad()
+def vae(run, title, model, train, val, test):
+    """Reconstructions beside their inputs; for D = 2 the test images' codes by digit; estimates of log p(x)."""
+    x = val.subset(36).images.float()
+    shown = {"validation images": x, "their reconstructions (means)": model.decoder(model.encoder(x)[0])}
+    figures.image_grids(run.figure("reconstructions.png"), shown, 6, title)
+    numbers = estimates_of_log_px(run, title, model, val)
+    if model.z_dim == 2:
+        codes, caption = model.encoder(test.images.float())[0].cpu(), f"{title}:\nmeans of q(z|x) of test images"
+        figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
+        numbers |= posteriors(run, title, model, val)
+    return numbers
 
 
-def save(run, title, model, train, val):
+def log_px_given_z(model, x, z):
+    """log p(x|z) of every image x [N, 784] for every code z [L, D]: [N, L], nats."""
+    logits = model.decoder.logits(z)
+    return x @ logits.T - F.softplus(logits).sum(1)  # log Bern(x | sigmoid(l)) = x l - softplus(l)
+
+
+def log_weights_of_q(model, x, n):
+    """log p(x|z) p(z) / q(z|x) for n codes from q(z|x) of each image: [N, n]."""
+    rows = []
+    for image, mean, std in zip(x, *model.encoder(x)):
+        eps = torch.randn(n, len(mean), device=x.device)
+        z = mean + std * eps
+        rows.append(log_px_given_z(model, image[None], z)[0] + (0.5 * (eps**2 - z**2) + std.log()).sum(1))
+    return torch.stack(rows)
+
+
+def estimates_of_log_px(run, title, model, val, n_images=50):
+    """Question 1.4: the estimate of log p(x) against the number of samples, for z from the prior and from q.
+
+    Each estimate is an average over the images and over all disjoint groups of L among the codes drawn."""
+    n_prior, n_q = (10_000, 1000) if run.quick else (100_000, 1000)
+    x = val.subset(n_images).images.float()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = [
+            log_px_given_z(model, x, torch.randn(5000, model.z_dim, device=x.device)) for _ in range(n_prior // 5000)
+        ]
+        log_w = {"prior": torch.cat(parts, 1), "q": log_weights_of_q(model, x, n_q)}
+    numbers, lines, sizes = {"estimate_images": n_images}, {}, [10**k for k in range(round(math.log10(n_prior)) + 1)]
+    for source, values in log_w.items():
+        values, line = values.double().cpu(), []
+        for size in sizes:
+            if size > values.shape[1]:
+                line.append(math.nan)
+                continue
+            groups = values.view(n_images, -1, size).logsumexp(2) - math.log(size)
+            line.append(float(groups.mean()))
+            numbers[f"{source}_{size}"] = line[-1]
+        lines[{"prior": "z from p(z)", "q": "z from q(z|x), weighted"}[source]] = line
+    figures.curves(
+        run.figure("estimates.pdf"), sizes, lines, log_x=True, marker="o", title=title,
+        xlabel="samples L an image", ylabel="log p(x), nats",
+    )  # fmt: skip
+    return numbers
+
+
+def posteriors(run, title, model, val, n_images=200, reach=6.0):
+    """Question 1.4, two latent dimensions: p(z|x) on a grid, beside the prior and q(z|x); log p(x) by quadrature."""
+    side = 121 if run.quick else 481
+    x = val.subset(n_images).images.float()
+    line = torch.linspace(-reach, reach, side, device=x.device)
+    z = torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)  # [side * side, 2]
+    log_cell = 2 * math.log(2 * reach / (side - 1))
+    log_prior = -0.5 * z.pow(2).sum(1) - math.log(2 * math.pi)
+    log_joint = torch.cat([log_px_given_z(model, x, part) for part in z.split(20_000)], 1) + log_prior  # [N, side^2]
+    log_px = log_joint.logsumexp(1) + log_cell
+    coarse = log_joint.view(-1, side, side)[:, ::2, ::2].flatten(1).logsumexp(1) + log_cell + math.log(4)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        log_w = log_weights_of_q(model, x, 500)
+    gaps = log_px - log_w.mean(1)
+    mean, std = model.encoder(x)
+    shares, inside = [], []
+    for i in range(n_images):
+        mass = (log_joint[i] + log_cell - log_px[i]).exp()
+        order = mass.argsort(descending=True)
+        region = order[: int((mass[order].cumsum(0) < 0.95).sum()) + 1]  # the smallest with 95 % of the posterior
+        shares.append((log_prior[region] + log_cell).exp().sum())
+        # 9.21: the ellipse that holds 99 % of a Gaussian in the plane
+        inside.append(mass[((z - mean[i]) / std[i]).pow(2).sum(1) < 9.21].sum())
+    order = gaps.argsort()
+    chosen = [int(order[n_images // 2]), int(order[n_images * 9 // 10])]
+    shapes = [
+        {"density": (log_joint[i] - log_joint[i].max()).exp().view(side, side).cpu(), "mean": mean[i].cpu(),
+         "std": std[i].cpu(), "image": x[i].view(28, 28).cpu()} for i in chosen
+    ]  # fmt: skip
+    figures.densities(run.figure("posteriors.pdf"), line.cpu(), shapes, title)
+    return {
+        "quadrature_images": n_images,
+        "quadrature_log_px": float(log_px.mean()),
+        "quadrature_error": float((log_px - coarse).abs().mean()),  # against every second point of each side
+        "quadrature_bound": float(log_w.mean()),
+        "quadrature_importance": float((log_w.logsumexp(1) - math.log(500)).mean()),
+        "prior_share": float(torch.stack(shares).median()),
+        "posterior_in_q": float(torch.stack(inside).mean()),
+    }
+
+
+def family(run, title, model, train, val, test):
+    """Figures and numbers of the latent space, for any variant of the VAE."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         x = val.subset(2000).images.float()
@@ -48,7 +135,7 @@ def save(run, title, model, train, val):
             numbers |= attributes(run, title, model, train.images[:10_000].float(), x[:500])
         else:
             numbers |= fed_back(model, x[:100], z[:100])
-    extras.save_numbers(run, numbers)
+    return numbers
 
 
 def information(model, z, log_q, mean, std):
@@ -132,41 +219,25 @@ def save_decoded(path, title, model, x, z):
     figures.image_grids(path, shown, 8, title)
 
 
-def straight(a, b, t):
-    return (1 - t) * a + t * b
-
-
-def spherical(a, b, t):
-    """On the great circle, the length changing evenly: [D], [D] and t [S, 1] -> [S, D]."""
-    length = straight(a.norm(), b.norm(), t)
-    a, b = a / a.norm(), b / b.norm()
-    angle = torch.acos((a @ b).clamp(-1, 1))
-    if angle < 1e-4:
-        return length * straight(a, b, t)
-    return length * (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
-
-
 def save_interpolation(run, title, model, ends, steps=9):
-    """Between codes of validation images, both ways; and how far from the origin the ways lead."""
-    t = torch.linspace(0, 1, steps, device=ends.device)[:, None]
-    fine = torch.linspace(0, 1, 101, device=ends.device)[:, None]
-    ways, norms, uniforms = {}, {}, torch.rand(1, 784, device=ends.device)
-    for name, way in (("straight", straight), ("spherical", spherical)):
-        pairs = list(zip(ends[0::2], ends[1::2]))
-        rows = torch.cat([way(a, b, t) for a, b in pairs])
-        images = (
-            model.decoder(rows) if model.pixels is None else model.feed_back(rows, uniforms.expand(len(rows), -1))[0]
-        )
-        ways[f"{name} path"] = images
-        norms[name] = torch.stack([way(a, b, fine).norm(dim=1) for a, b in pairs]).mean(0).cpu()
-    figures.image_grids(run.figure("interpolation.png"), ways, steps, title)
-    shell = math.sqrt(ends.shape[1])
+    """Straight and spherical paths between codes of validation images, and how far they are from the origin."""
+    images, norms, uniforms = {}, {}, torch.rand(1, 784, device=ends.device)
+    pairs = list(zip(ends[0::2], ends[1::2]))
+    for name, path in (("straight", straight), ("spherical", spherical)):
+        codes = torch.cat([path(a, b, steps) for a, b in pairs])
+        if model.pixels is None:
+            images[f"{name} path"] = model.decoder(codes)
+        else:
+            images[f"{name} path"] = model.feed_back(codes, uniforms.expand(len(codes), -1))[0]
+        norms[name] = torch.stack([path(a, b, 101).norm(dim=1) for a, b in pairs]).mean(0).cpu()
+    figures.image_grids(run.figure("interpolation.png"), images, steps, title)
     figure, axes = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
     for (name, values), style in zip(norms.items(), ("-", "--")):
-        axes.plot(fine[:, 0].cpu(), values, style, label=name)
+        axes.plot(np.linspace(0, 1, 101), values, style, label=name)
     if model.prior is None:  # where the normal prior has nearly all its mass
+        shell = math.sqrt(ends.shape[1])
         axes.axhline(shell, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)), label="square root of D")
-    axes.set(xlabel="share of the way", ylabel="|z|, average", title=title)
+    axes.set(xlabel="position on the path", ylabel="|z|, average", title=title)
     axes.legend()
     figures.finish(figure, run.figure("norms.pdf"))
 
@@ -218,7 +289,7 @@ def fed_back(model, x, z):
     each, and by the probabilities that it had while it drew pixels of its own."""
     uniforms = torch.rand(len(x), 784, device=x.device)
     _, logits = model.feed_back(z, uniforms)
-    alone = -torch.nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+    alone = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
     return {
         "log_px_with_true_pixels": float(model.log_px_z(x, z[None]).mean()),
         "log_px_with_its_own": float(alone.mean()),

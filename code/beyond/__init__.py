@@ -1,0 +1,1 @@
+"""Models that the assignment does not ask for."""

@@ -1,0 +1,60 @@
+"""A digest of the code that makes a run's numbers, to find results that the code has outgrown.
+
+It covers the script and what it imports, directly or not, from the three scripts, nets, beyond, datasets and
+common/quality. Only syntax trees count: comments, docstrings and layout do not.
+"""
+
+import ast
+import hashlib
+
+from datasets.files import ROOT
+
+CODE = ROOT / "code"
+
+
+def path_of(module):
+    """The file of one of our modules that makes numbers, or None."""
+    folder, _, name = module.partition(".")
+    if folder in ("nets", "beyond") or module == "common.quality" or folder.startswith("a3_"):
+        return CODE / (f"{folder}/{name}.py" if name else f"{folder}.py")
+    return ROOT / f"datasets/{name}.py" if folder == "datasets" and name else None
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def without_docstrings(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
+
+
+def plain(node):
+    """A syntax tree as nested lists: the same in all versions of Python, which ast.dump is not."""
+    if isinstance(node, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *([name, plain(value)] for name, value in fields if name != "kind")]
+    return [plain(part) for part in node] if isinstance(node, list) else repr(node)
+
+
+def files_of(script):
+    """The files that make the numbers of a script, given relative to code/."""
+    found, waiting = set(), [CODE / script]
+    while waiting:
+        path = waiting.pop()
+        if path not in found and path.is_file():
+            found.add(path)
+            waiting += filter(None, map(path_of, imported(ast.parse(path.read_text()))))
+    return sorted(found)
+
+
+def code_digest(script):
+    trees = [plain(without_docstrings(ast.parse(path.read_text()))) for path in files_of(script)]
+    return hashlib.sha256(repr(trees).encode()).hexdigest()[:16]

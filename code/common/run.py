@@ -1,0 +1,254 @@
+"""A run: its folder, settings, metrics, checkpoint, progress and results.
+
+One folder a run, `runs/<data>/<name>/` (quick runs: `runs/quick/<data>/<name>/`):
+
+    settings.json    what was asked for
+    metrics.csv      one row an epoch
+    checkpoint.pt    the last finished epoch, the best weights and all rows so far, behind a checksum
+    model.pt         the trained model: sizes and weights
+    results.json     written at the very end: settings, machine, seconds, curves, final metrics
+    figures/
+
+Every epoch seeds the random numbers anew, so a run that was stopped and resumed ends with the same numbers as one that
+was not (on one CPU with one number of threads), and no random state has to be saved.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import torch
+from tqdm import tqdm
+
+from common.devices import choose_device, peak_megabytes, processor
+from common.digest import CODE, code_digest
+from common.files import load_state, load_weights, save_state
+from common.models import save_model
+from datasets.files import ROOT, UserError, show, write_atomically
+
+NOT_SETTINGS = {"data", "data_root", "name", "device", "resume", "fresh", "sample", "weights"}
+current = None  # the Run in progress: the command line says how to resume it
+
+
+def git_commit():
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        call = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+
+def command_line(*more):
+    """The command that started this process, without --resume and --fresh."""
+    words = [word for word in sys.argv[1:] if word not in ("--resume", "--fresh")]
+    return shlex.join(["python", sys.argv[0], *words, *more])
+
+
+def seed_epoch(seed, epoch):
+    """Every epoch of every run starts its random numbers anew; the test images come after the last one."""
+    torch.manual_seed(1_000_003 * seed + epoch)
+
+
+def require_finite(losses, limit=float("inf")):
+    """The losses of an epoch's steps, looked at once, so that a GPU does not wait at every step."""
+    losses = torch.stack(losses) if losses else torch.zeros(0)
+    bad = torch.nonzero(~torch.isfinite(losses) | (losses.abs() > limit))
+    if len(bad):
+        raise FloatingPointError(f"step {int(bad[0, 0]) + 1}")
+
+
+def read_results(folder):
+    """The results.json of a finished run, None of an unfinished one."""
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    try:
+        results = json.loads(path.read_text())
+        results["final"], results["settings"], results["seconds"], results["seed"], results["quick"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{show(path)} is damaged: make the run again with --fresh") from None
+    return results
+
+
+class Run:
+    def __init__(self, args, script, name, data, epochs):
+        global current
+        self.args, self.data, self.epochs = args, data, epochs
+        self.script = Path(script).resolve().relative_to(CODE).as_posix()
+        self.name = args.name or name
+        if Path(self.name).name != self.name or self.name in (".", ".."):
+            raise UserError(f"--name {self.name}: must be a plain name, not a path")
+        self.settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
+        self.device, why = choose_device(args.device)
+        self.folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / self.name
+        self.checkpoint = self.folder / "checkpoint.pt"
+        self.history, self.seconds, self.epoch_seconds = [], 0.0, []
+        self.bar = None
+        self.commit, self.code = git_commit(), code_digest(self.script)
+        (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+        self._lock()
+        if args.fresh:
+            self._clear()
+        for partial in self.folder.glob("*.part"):  # of a process that was killed while it wrote
+            partial.unlink()
+        self.finished = (self.folder / "results.json").exists()
+        self._check_settings()
+        current = self
+        print(f"Device: {self.device} ({why})")
+        print(f"Files:  {show(self.folder)}/")
+        if self.finished:
+            print("This run is finished: --fresh makes it again, code/study/analyses.py analyses it.")
+
+    def _lock(self):
+        self.lock = filelock.FileLock(self.folder / ".lock")  # held until the process ends
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UserError(
+                f"{show(self.folder)} is in use by another process: wait, or choose another --name"
+            ) from None
+
+    def _clear(self):
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
+        (self.folder / "figures").mkdir()
+
+    def _check_settings(self):
+        """A run can be resumed only with its original settings."""
+        path = self.folder / "settings.json"
+        mine = {"script": self.script, "data": self.data, "settings": self.settings}
+        if self.finished or self.checkpoint.exists():
+            try:
+                theirs = json.loads(path.read_text())
+                # the script is compared first
+                before = {" script": theirs["script"], **theirs["settings"]}
+                now = {" script": self.script, **self.settings}
+            except (OSError, ValueError, KeyError, TypeError):
+                raise UserError(f"{show(path)} is missing or damaged: start again with --fresh") from None
+            for key in sorted(before.keys() | now.keys()):
+                if before.get(key) != now.get(key):
+                    raise UserError(
+                        f"{show(self.folder)} was made with {key.strip()} = {before.get(key)}, not {now.get(key)}: "
+                        "choose another --name, or --fresh to start again"
+                    )
+            if not self.finished and not self.args.resume:
+                raise UserError(
+                    f"{show(self.folder)} is unfinished: add --resume to continue, or --fresh to start again"
+                )
+        write_atomically(path, json.dumps(mine, indent=1).encode())
+
+    def figure(self, name):
+        """The path of a figure."""
+        return self.folder / "figures" / name
+
+    def seed(self, epoch):
+        seed_epoch(self.args.seed, epoch)
+
+    def load(self, parts):
+        """Load the parts, {name: module, optimizer or schedule}, from the checkpoint. Returns the rest of it, or {}."""
+        if not self.checkpoint.exists():
+            return {}
+        state = load_state(self.checkpoint, self.device)
+        try:
+            self.history, self.epoch_seconds = state.pop("history"), state.pop("epoch_seconds")
+            self.seconds = sum(self.epoch_seconds)
+            self.history[-1]["epoch"]
+            states = {name: state.pop(name) for name in parts}
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise UserError(f"{show(self.checkpoint)} is not a checkpoint of this script") from None
+        for name, part in parts.items():
+            load_weights(part, states[name], self.checkpoint)
+        return state
+
+    def save(self, parts, **state):
+        """Called at the end of an epoch, after `record`."""
+        states = {name: part.state_dict() for name, part in parts.items()}
+        save_state(self.checkpoint, {**states, **state, "history": self.history, "epoch_seconds": self.epoch_seconds})
+        table = io.StringIO()
+        writer = csv.DictWriter(table, self.history[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        write_atomically(self.folder / "metrics.csv", table.getvalue().encode())
+
+    def record(self, epoch, **metrics):
+        """One row of metrics.csv and one line on the screen."""
+        self.epoch_seconds.append(self.seconds - sum(self.epoch_seconds))
+        self.history.append({"epoch": epoch, **metrics})
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
+        self.say(f"epoch {epoch:3d}/{self.epochs}  {shown}  {self.epoch_seconds[-1]:.1f} s")
+
+    def say(self, line):
+        tqdm.write(line)
+        sys.stdout.flush()
+
+    def train_progress(self, loader):
+        """The loader's batches, with a bar; the time until the last step is done counts as training."""
+        if self.bar is None:
+            done = len([row for row in self.history if row["epoch"] > 0])
+            self.bar = tqdm(
+                total=self.epochs * len(loader), initial=done * len(loader), unit="step", leave=False,
+                disable=not sys.stderr.isatty(), dynamic_ncols=True, mininterval=0.2,
+                bar_format="{l_bar}{bar}| {elapsed} elapsed, {remaining} left, {rate_fmt}",
+            )  # fmt: skip
+        start = time.perf_counter()
+        for batch in loader:
+            yield batch
+            self.bar.update()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        self.seconds += time.perf_counter() - start
+
+    def progress(self, loader, what):
+        """The loader's batches with a bar of their own, outside the training time."""
+        return tqdm(loader, desc=what, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+    def close_bar(self):
+        if self.bar is not None:
+            self.bar.close()
+
+    def column(self, name):
+        return [row[name] for row in self.history]
+
+    def save_model(self, sizes, module):
+        save_model(self.folder / "model.pt", self.script, sizes, module.state_dict())
+
+    def finish(self, modules, **final):
+        """results.json: what the report, the README and comparisons of runs read."""
+        self.close_bar()
+        command = shlex.join(["python", f"code/{self.script}", *sys.argv[1:]])
+        results = {
+            "run": self.name,
+            "script": self.script,
+            "command": command if not self.args.data_root else None,
+            "commit": self.commit,
+            "code": self.code,
+            "data": self.data,
+            "seed": self.args.seed,
+            "quick": self.args.quick,
+            "settings": self.settings,
+            "device": str(self.device),
+            "processor": processor(self.device),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
+            "parameters": sum(p.numel() for module in modules for p in module.parameters()),
+            "epochs": self.epochs,
+            "seconds": round(self.seconds, 2),
+            "peak_megabytes": peak_megabytes(),
+            "curves": {name: self.column(name) for name in self.history[0]},
+            "final": final,
+        }
+        write_atomically(self.folder / "results.json", json.dumps(results, indent=1).encode())
+        shown = "  ".join(f"{key} {value:.5g}" for key, value in final.items() if isinstance(value, (int, float)))
+        print(f"Done:   {self.seconds:.0f} s of training.  {shown}")
+        print(f"Files:  {show(self.folder)}/")

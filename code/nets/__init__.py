@@ -1,0 +1,1 @@
+"""Architectures that are options of the three scripts."""

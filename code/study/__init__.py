@@ -1,0 +1,1 @@
+"""Everything that works on finished runs, and the list of runs."""

@@ -1,0 +1,132 @@
+"""The one list of runs. Training, analyses, evaluation, seeds, tables, publishing, the report and the tests filter it.
+
+A new run is one more line in RUNS.
+"""
+
+import shlex
+from dataclasses import dataclass
+
+from common.run import read_results
+from datasets.bmnist import BINARY
+from datasets.files import ROOT, UserError
+from datasets.mnist import GREY
+
+VAE, GAN, FLOW = "a3_vae_template.py", "a3_gan_template.py", "a3_nf_template.py"
+AUTOREGRESSIVE, FAMILY, PLANE = "beyond/autoregressive.py", "beyond/vae_family.py", "beyond/flow_2d.py"
+GROUPS = {
+    "core": "what the assignment asks for, and the multi-scale flow",
+    "long": "longer and shorter runs of the same models",
+    "autoregressive": "models that predict pixel by pixel",
+    "family": "variants of the VAE",
+    "plane": "flows in two dimensions",
+}
+DATA = {"binary": BINARY, "grey": GREY}  # by kind, the best data first
+BOUND, BPD = ("val_elbo", "test_elbo", "test_log_likelihood"), ("val_bpd", "test_bpd", "test_bpd_8")
+
+
+@dataclass(frozen=True)
+class Entry:
+    name: str  # of its folder in runs/ and of its files in report/
+    title: str  # in figures, tables and text
+    script: str  # in code/
+    kind: str  # binary, grey, or for a flow in the plane the name of its target
+    group: str
+    seconds: int  # expected, on two cores: only ratios matter
+    options: str = ""
+    short: str = "--epochs 4"  # options of the shorter schedule on glyph digits
+    publishing: str = ""  # options that only the published run has
+    results: tuple = ("test_log_likelihood",)  # metrics in the results table
+    compared: bool = False  # judged side by side by evaluate.py
+    seeds: str = ""  # the metric of a run that is published with three seeds
+    published: bool = True
+
+    @property
+    def data(self):
+        """The data sets it may be trained on, the best first."""
+        return DATA.get(self.kind, [self.kind])
+
+    def command(self, *more, data=None):
+        """The words behind `python`."""
+        chosen = ["--data", data] if data and self.kind in DATA else []
+        return [f"code/{self.script}", *shlex.split(self.options), *chosen, "--name", self.name, *more]
+
+
+def beyond(name, title, options="", seconds=100, kind="binary", **more):
+    return Entry(f"family-{name}", f"VAE, {title}", FAMILY, kind, "family", seconds, options, **more)
+
+
+RUNS = [
+    Entry("vae-z20", "VAE, D = 20", VAE, "binary", "core", 100, short="--epochs 20", publishing="--eval_samples 5000",
+          results=BOUND, compared=True, seeds="val_elbo"),
+    Entry("vae-z2", "VAE, D = 2", VAE, "binary", "core", 100, "--zdim 2", short="--epochs 20",
+          results=BOUND[:1], compared=True, seeds="val_elbo"),
+    Entry("gan", "GAN", GAN, "grey", "core", 560, short="--n_epochs 12",
+          results=("frechet", "confident_share", "coverage"), compared=True, seeds="frechet_val"),
+    Entry("nf", "RealNVP", FLOW, "grey", "core", 400, short="--epochs 8",
+          results=BPD, compared=True, seeds="val_bpd"),
+    Entry("nf-multiscale", "Multi-scale flow", FLOW, "grey", "core", 500, "--arch multiscale", short="--epochs 1",
+          results=BPD, compared=True, seeds="val_bpd"),
+    Entry("nf-short", "RealNVP, 10 epochs", FLOW, "grey", "long", 160, "--epochs 10",
+          results=("seconds_to_1_85", "val_bpd")),
+    Entry("nf-multiscale-long", "Multi-scale flow, long", FLOW, "grey", "long", 2600, "--arch multiscale --epochs 36",
+          results=BPD),
+    Entry("pixelcnn-long", "PixelCNN, long", AUTOREGRESSIVE, "binary", "long", 5700,
+          "--hidden 48 --epochs 8 --lr 0.003"),
+    Entry("pixelcnn", "PixelCNN", AUTOREGRESSIVE, "binary", "autoregressive", 1400, short="--epochs 1", compared=True),
+    Entry("markov", "Two-pixel Markov model", AUTOREGRESSIVE, "binary", "autoregressive", 120, "--model markov",
+          short="--epochs 1", compared=True),
+    Entry("rnn", "GRU", AUTOREGRESSIVE, "binary", "autoregressive", 800, "--model rnn", short="--epochs 1",
+          compared=True),
+    Entry("conv1d", "1-D convolutions", AUTOREGRESSIVE, "binary", "autoregressive", 800, "--model conv1d",
+          short="--epochs 1", compared=True),
+    Entry("pixelcnn-grey", "8-bit PixelCNN", AUTOREGRESSIVE, "grey", "autoregressive", 1400,
+          "--likelihood logistic-mixture", short="--epochs 1", results=("test_bpd",), compared=True),
+    beyond("plain", "plain", seeds="val_elbo"),
+    beyond("beta4", "KL weight 4", "--beta 4"),
+    beyond("beta0", "KL weight 0", "--beta 0"),
+    beyond("warmup20", "KL warm-up, 20 epochs", "--warmup 20", short="--epochs 4 --warmup 2"),
+    beyond("free0.2", "free bits, 0.2 nats", "--free_bits 0.2"),
+    beyond("iwae5", "importance-weighted, 5 samples", "--samples 5", 300),
+    beyond("planar", "planar posterior", "--posterior planar", 200),
+    beyond("householder", "Householder posterior", "--posterior householder", 200),
+    beyond("sylvester", "Sylvester posterior", "--posterior sylvester", 450),
+    beyond("iaf", "autoregressive posterior", "--posterior iaf", 300),
+    beyond("coupling", "coupling posterior", "--posterior coupling", 700),
+    beyond("prior", "coupling prior", "--prior coupling", 150),
+    beyond("best", "coupling prior, D = 40, 100 epochs", "--prior coupling --zdim 40 --epochs 100", 2000,
+           publishing="--eval_samples 5000 --eval_images 10000", results=BOUND, seeds="val_elbo"),
+    beyond("pixelcnn", "PixelCNN decoder", "--decoder pixelcnn --epochs 4", 700, short="--epochs 1"),
+    beyond("pixelcnn-warmup2", "PixelCNN decoder, KL warm-up, 2 epochs",
+           "--decoder pixelcnn --epochs 4 --warmup 2", 700, short="--epochs 1 --warmup 0"),
+    beyond("pixelcnn-free0.2", "PixelCNN decoder, free bits, 0.2 nats",
+           "--decoder pixelcnn --epochs 4 --free_bits 0.2", 700, short="--epochs 1"),
+    beyond("gaussian", "Gaussian decoder, variance 1/2", "--decoder gaussian", kind="grey"),
+    beyond("learned-gaussian", "Gaussian decoder, learned variance", "--decoder learned-gaussian", kind="grey"),
+    *(Entry(f"flow-{target}", f"Flow in the plane, {target}", PLANE, target, "plane", 60, f"--target {target}",
+            short="", results=("kl",)) for target in ("moons", "rings", "checkerboard", "letters")),
+]  # fmt: skip
+
+
+def select(**wanted):
+    """The entries with these values, in the list's order: select(group="core"), select(compared=True)."""
+    return [entry for entry in RUNS if all(getattr(entry, key) == value for key, value in wanted.items())]
+
+
+def get(name):
+    for entry in RUNS:
+        if entry.name == name:
+            return entry
+    raise UserError(f"there is no run {name!r} in code/study/registry.py: python code/study/train.py --list")
+
+
+def title(name):
+    """The title of a run; its name for one that the list does not have."""
+    return next((entry.title for entry in RUNS if entry.name == name), name)
+
+
+def finished(entry, quick=False):
+    """(folder, results) of the finished run of this entry, on the best data that it was made with; or None."""
+    runs = ROOT / "runs" / "quick" if quick else ROOT / "runs"
+    for data in entry.data:
+        if results := read_results(runs / data / entry.name):
+            return runs / data / entry.name, results

@@ -1,0 +1,45 @@
+"""The ZIP to hand in: code, report and tests, without data, runs and environments.
+
+python code/study/submission.py bloggs    what `make submission NAME=bloggs` calls
+"""
+
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
+from common import cli
+from datasets.files import ROOT, UserError
+
+LEFT_OUT = {".git", "data", "runs", "build", "models", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
+FORMS = {".py", ".md", ".txt", ".toml", ".tex", ".bib", ".sty", ".json", ".pdf", ".png", ""}
+
+
+def main(args):
+    name = args.name.strip().lower()
+    if not re.fullmatch(r"[\w-]+", name):
+        raise UserError("say who you are: make submission NAME=lastname")
+    if "Example" in (ROOT / "report" / "author.tex").read_text() and not args.force:
+        raise UserError("report/author.tex is still the example: write your name and number into it (or add FORCE=1)")
+    if not (ROOT / "report" / "report.pdf").exists():
+        raise UserError("report/report.pdf is missing: make report")
+    target = ROOT / f"{name}_assignment3.zip"
+    environments = {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}  # .venv, or whatever its name is
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(ROOT.rglob("*")):
+            inside = path.relative_to(ROOT)
+            if path.is_file() and not (LEFT_OUT | environments) & set(inside.parts) and path.suffix in FORMS:
+                archive.write(path, Path(target.stem) / inside)
+    print(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def parse_args(words=None):
+    parser = cli.Parser(__doc__, __file__)
+    parser.add_argument("name", nargs="?", default="", metavar="LASTNAME", help="your last name")
+    parser.add_argument("--force", action="store_true", help="although report/author.tex is still the example")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    cli.start(main, parse_args)

@@ -1,0 +1,167 @@
+"""Train runs of the registry one after the other, then analyse each.
+
+    python code/study/train.py vae-z20 gan      these runs
+    python code/study/train.py --group core     what `make` trains; other groups: long, autoregressive, family, plane
+    python code/study/train.py --list           all runs and their commands
+
+A finished run is left alone, an unfinished one is resumed. Which data are at hand is looked up once, here. On glyph
+digits, which stand in for missing data, the runs are shorter.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
+from common import cli
+from common.run import read_results
+from datasets import bmnist, loading, mnist
+from datasets.files import ROOT, Trouble, show
+from study import analyses, registry
+
+SOURCES = {"binary": bmnist.SOURCES, "grey": mnist.SOURCES}
+SEEDS = (42, 43, 44)
+
+
+def name_of(entry, seed):
+    return entry.name if seed == SEEDS[0] else f"{entry.name}-seed{seed}"
+
+
+def data_at_hand(entries):
+    """{kind: name of the best data}; one warning where they are not the wanted ones."""
+    found = {kind: loading.find("auto", SOURCES[kind]) for kind in SOURCES if any(e.kind == kind for e in entries)}
+    loading.warn(*found.values())
+    for data in found.values():
+        print(f"Data:   {loading.TITLES[data.name]}, {data.source}")
+    return {kind: data.name for kind, data in found.items()}
+
+
+def planned_epochs(folder):
+    try:
+        settings = json.loads((folder / "settings.json").read_text())["settings"]
+        return settings.get("epochs") or settings.get("n_epochs") or 1
+    except (OSError, ValueError, KeyError):
+        return 10**9
+
+
+def share_done(folder):
+    """The share of a run's epochs that its metrics.csv shows."""
+    try:
+        return min(1.0, (len((folder / "metrics.csv").read_text().splitlines()) - 2) / planned_epochs(folder))
+    except OSError:
+        return 0.0
+
+
+def call(command, log, advance=lambda: None):
+    """Run a command, its output into a log; `advance` is called twice a second."""
+    with open(log, "a") as output:
+        child = subprocess.Popen([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+        try:
+            while child.poll() is None:
+                time.sleep(0.5)
+                advance()
+        except BaseException:  # Ctrl-C or SIGTERM: the script saves and ends first
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
+    if child.returncode:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:]
+        raise Trouble(f"{log.parent.name} stopped: {' '.join(last)} (all of it: {show(log)})")
+
+
+class Progress:
+    """A bar over all runs in a terminal, elsewhere one line per run; both with the time left."""
+
+    def __init__(self, total):
+        self.total, self.done, self.skipped, self.started = total, 0.0, 0.0, time.monotonic()
+        self.bar = tqdm(
+            total=1.0, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True,
+            bar_format="{desc}{percentage:3.0f} % |{bar}|{postfix}",
+        )  # fmt: skip
+
+    def left(self, done):
+        worked = done - self.skipped
+        if worked < 0.02 * self.total:
+            return "time left not known yet"
+        minutes = (time.monotonic() - self.started) * (self.total - done) / worked / 60
+        return f"about {minutes:.0f} min left"
+
+    def show(self, name, done):
+        self.bar.set_description(name, refresh=False)
+        self.bar.n = done / self.total
+        self.bar.set_postfix_str(self.left(done))
+
+
+def train(entries, seeds, data, quick, published):
+    runs = ROOT / "runs" / ("quick" if quick else ".")
+    jobs = [(entry, seed) for entry in entries for seed in seeds]
+    progress = Progress(sum(entry.seconds for entry, _ in jobs))
+    for entry, seed in jobs:
+        name, before = name_of(entry, seed), progress.done
+        folder = runs / data.get(entry.kind, entry.kind) / name
+        progress.done += entry.seconds
+        if read_results(folder):
+            progress.skipped += entry.seconds
+            tqdm.write(f"{name}: already finished")
+        else:
+            more = entry.publishing if published else entry.short if folder.parent.name.startswith("glyphs") else ""
+            words = entry.command(
+                *more.split(), "--name", name, "--seed", str(seed), "--resume", data=folder.parent.name
+            )
+            folder.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            show_progress = lambda: progress.show(name, before + entry.seconds * share_done(folder))  # noqa: B023
+            show_progress()
+            try:
+                call(words + ["--quick"] * quick, folder / "log.txt", show_progress)
+            finally:
+                progress.bar.clear()
+            seconds = time.monotonic() - started
+            tqdm.write(f"{name}: done in {seconds:.0f} s, {progress.left(progress.done)}; {show(folder)}/")
+        if seed == SEEDS[0]:
+            analyses.analyse_once(folder)
+    progress.bar.close()
+
+
+def show_list():
+    for group, text in registry.GROUPS.items():
+        print(f"\n{group}: {text}")
+        for entry in registry.select(group=group):
+            print(f"  {entry.name:24}{entry.title:42}python {' '.join(entry.command())}")
+
+
+def main(args):
+    if args.list:
+        return show_list()
+    entries = [registry.get(name) for name in args.runs]
+    for group in args.group:
+        entries += registry.RUNS if group == "all" else registry.select(group=group)
+    if args.seeds:
+        entries += [entry for entry in registry.RUNS if entry.seeds]
+    entries = list(dict.fromkeys(entries))
+    if not entries:
+        raise registry.UserError("name runs or groups: python code/study/train.py --list")
+    train(entries, SEEDS if args.seeds else args.seed, data_at_hand(entries), args.quick, args.published)
+
+
+def parse_args(words=None):
+    parser = cli.Parser(__doc__, __file__)
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs")
+    parser.add_argument("--group", nargs="+", choices=[*registry.GROUPS, "all"], default=[], help="all runs of a group")
+    parser.add_argument(
+        "--seed", nargs="+", type=cli.number(int, 0, 2**31), default=[SEEDS[0]], help="one run per seed"
+    )
+    parser.add_argument("--seeds", action="store_true", help="three seeds of each run that is published with them")
+    parser.add_argument("--published", action="store_true", help="with the options that only published runs have")
+    parser.add_argument("--quick", action="store_true", help="small runs that show that everything works")
+    parser.add_argument("--list", action="store_true", help="print all runs and stop")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    cli.start(main, parse_args)

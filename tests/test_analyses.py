@@ -1,0 +1,124 @@
+"""The experiments behind answers of the report: their mathematics, and that they make every number it quotes."""
+
+import json
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from a3_vae_template import VAE
+from beyond.vae_family import Family
+from conftest import ROOT
+from study import analyses, latent
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What the analyses need of a run: where figures go, and small settings."""
+    return SimpleNamespace(quick=True, device=torch.device("cpu"), folder=tmp_path, figure=lambda name: tmp_path / name)
+
+
+@pytest.fixture
+def split():
+    torch.manual_seed(0)
+    images = (torch.rand(50, 784) < 0.3).to(torch.uint8)
+    return SimpleNamespace(images=images, subset=lambda n: SimpleNamespace(images=images[:n]))
+
+
+@torch.no_grad()
+def test_log_px_given_z_is_the_sum_over_pixels(split):
+    model, x, z = VAE(20, 2).eval(), split.images[:3].float(), torch.randn(4, 2)
+    found = latent.log_px_given_z(model, x, z)
+    for n in range(3):
+        for l in range(4):
+            p = model.decoder(z[l])
+            assert found[n, l].item() == pytest.approx(
+                float((x[n] * p.log() + (1 - x[n]) * (1 - p).log()).sum()), rel=1e-4
+            )
+
+
+@torch.no_grad()
+def test_weights_of_q_average_to_the_quadrature(split):
+    """For an untrained model q and the posterior are both near the prior, so a few thousand weights are enough."""
+    torch.manual_seed(1)
+    model, x = VAE(20, 2).eval(), split.images[:4].float()
+    line = torch.linspace(-5, 5, 101)
+    z = torch.stack([line.repeat(101), line.repeat_interleave(101)], 1)
+    log_joint = latent.log_px_given_z(model, x, z) - 0.5 * z.pow(2).sum(1) - math.log(2 * math.pi)
+    exact = log_joint.logsumexp(1) + 2 * math.log(0.1)
+    estimate = latent.log_weights_of_q(model, x, 5000).logsumexp(1) - math.log(5000)
+    assert estimate.tolist() == pytest.approx(exact.tolist(), abs=0.1)
+
+
+def test_every_number_that_the_report_quotes_is_made(run, split):
+    text = "\n".join(path.read_text() for path in (ROOT / "report" / "answers").glob("*.tex"))
+    with torch.no_grad():
+        made = {
+            "vae-z20": latent.estimates_of_log_px(run, "t", VAE(20, 3).eval(), split),
+            "vae-z2": latent.estimates_of_log_px(run, "t", VAE(20, 2).eval(), split)
+            | latent.posteriors(run, "t", VAE(20, 2).eval(), split, n_images=10),
+        }
+        pixels = Family(20, 3, decoder="pixelcnn").eval()
+        made["family-pixelcnn"] = latent.fed_back(pixels, split.images[:2].float(), torch.randn(2, 3))
+        plain = Family(20, 3).eval()
+    before = torch.random.get_rng_state()  # nothing that comes after an analysis depends on it
+    made["gan"] = analyses.gan_gradients(run, "t", split, ahead=10, steps=10)
+    made["family-plain"] = latent.family(run, "t", plain, split, split, split)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert analyses.gan_gradients(run, "t", split, ahead=10, steps=10) == made["gan"]
+    quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-analyses\}\{(\w+)\}", text)
+    assert len(quoted) > 10
+    for name, key in quoted:
+        assert key in made[name] or key == "prior_100000", (name, key)  # quick runs draw fewer
+    assert made["vae-z2"]["quadrature_bound"] <= made["vae-z2"]["quadrature_log_px"] + 0.05
+
+
+def test_the_gradients_of_both_losses_are_those_that_the_report_derives():
+    a = torch.tensor([-8.0, -1.0, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    saturating, other = torch.log(1 - torch.sigmoid(a)).sum(), 4 * analyses.gan_script.generator_loss(a)
+    assert torch.allclose(torch.autograd.grad(saturating, a)[0], -torch.sigmoid(a))
+    assert torch.allclose(torch.autograd.grad(other, a)[0], -(1 - torch.sigmoid(a)))
+
+
+@pytest.fixture(scope="module")
+def trained(checkout):
+    """A GAN and both flows, tiny."""
+    words = ["--quick", "--data", "glyphs", "--batch_size", "250"]
+    for script, *more in (
+        ["a3_gan_template.py", "--n_epochs", "1", "--width", "1", "--d_width", "1", "--name", "gan"],
+        ["a3_nf_template.py", "--epochs", "1", "--hidden", "16", "--name", "nf"],
+        ["a3_nf_template.py", "--epochs", "1", "--hidden", "8", "--flows", "1", "--arch", "multiscale", "--name", "ms"],
+    ):
+        done = checkout.run(script, *words, *more)
+        assert done.returncode == 0, done.stderr
+    return checkout.folder / "runs" / "quick" / "glyphs"
+
+
+FIGURES = {
+    "gan": {"classes.pdf", "neighbours.png", "gradients.pdf"},
+    "nf": {"temperatures.png", "masks.png"},
+    "ms": {"temperatures.png", "masks.png", "levels.png"},
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_finished_run_is_analysed_from_its_model_file(name, trained, checkout):
+    (trained / name / "checkpoint.pt").unlink()
+    before = {path.name for path in (trained / name / "figures").iterdir()}
+    done = checkout.run("study/analyses.py", name, "--quick")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (trained / name / "figures").iterdir()} - before == FIGURES[name]
+    numbers = json.loads((trained / name / "analyses.json").read_text())
+    assert numbers["of"] == name
+    assert ("norm_ratio" in numbers) == (name == "gan")
+
+
+def test_a_run_without_its_model_file_is_refused_in_one_line(trained, checkout):
+    (trained / "nf" / "model.pt").rename(trained / "nf" / "kept.pt")
+    done = checkout.run("study/analyses.py", "nf", "--quick")
+    (trained / "nf" / "kept.pt").rename(trained / "nf" / "model.pt")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "model.pt cannot be read" in done.stderr

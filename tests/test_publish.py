@@ -1,0 +1,277 @@
+"""Publishing: generated numbers are up to date, only full runs on real data are taken, everything is checked first."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+import macros
+from common import files, models
+from common.digest import code_digest
+from conftest import ROOT
+from datasets.files import UserError
+from study import publish, registry, tables
+
+
+def test_the_readmes_table_is_that_of_the_published_results():
+    readme = (ROOT / "README.md").read_text()
+    assert publish.with_table(readme) == readme, "run `make publish`, or python code/study/publish.py --table"
+
+
+def test_published_results_are_full_runs_on_real_data():
+    published = publish.results()
+    assert set(published) == {entry.name for entry in registry.RUNS if entry.published}
+    for name, result in published.items():
+        assert result["run"] == name
+        assert result["data"] == registry.get(name).data[0]
+        assert result["quick"] is False
+        assert "dirty" not in result["commit"]
+        assert (result.get("peak_megabytes") or 0) < 4000
+
+
+MEASURED = [registry.VAE, registry.GAN, registry.FLOW, registry.AUTOREGRESSIVE, registry.FAMILY]
+
+
+@pytest.mark.parametrize("script", MEASURED)
+def test_measured_numbers_in_docstrings_are_those_of_the_scripts_results(script):
+    """Every number with a decimal point, and every time, in a script's docstring is one of its own published runs."""
+    doc = (ROOT / "code" / script).read_text().split('"""')[1].split("Measured", 1)[1]
+    known = {"1.85"}  # the bar of Question 3.8
+    for result in publish.results().values():
+        if result["script"] != script:
+            continue
+        known.add(result["torch"][:4])
+        known |= {str(value) for value in result["settings"].values()}
+        for value in [result["seconds"], result["parameters"], *result["final"].values()]:
+            if isinstance(value, (int, float)):
+                known |= {f"{value:.2f}", f"{value:.1f}", f"{value:.0f}", f"{value:,}"}
+    numbers = re.findall(r"-?\d[\d,]*\.\d+|\d+ s\b", doc)
+    assert numbers
+    for number in numbers:
+        assert number.removesuffix(" s") in known, number
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A checkout that holds what is published, and no runs."""
+    shutil.copytree(ROOT / "report" / "results", tmp_path / "report" / "results")
+    shutil.copyfile(ROOT / "README.md", tmp_path / "README.md")
+    (tmp_path / "runs").mkdir()
+    for name, path in (("ROOT", tmp_path), ("RUNS", tmp_path / "runs"), ("REPORT", tmp_path / "report")):
+        monkeypatch.setattr(publish, name, path)
+    return tmp_path
+
+
+def publish_all(*words):
+    publish.main(publish.parse_args(list(words)))
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def finished_run(place, name, weights=1000, **changed):
+    """A finished run like the published one, with a model file of that many weights."""
+    entry = registry.get(name)
+    folder = place / "runs" / entry.data[0] / name
+    (folder / "figures").mkdir(parents=True)
+    result = json.loads((ROOT / "report" / "results" / f"{name}.json").read_text()) | changed
+    (folder / "results.json").write_text(json.dumps(result))
+    (folder / "figures" / "new.png").write_bytes(b"png")
+    (folder / "figures" / "step-000500.png").write_bytes(b"a preview")
+    state = {"weight": torch.linspace(0, 1, weights), "count": torch.tensor(7)}
+    models.save_model(folder / "model.pt", entry.script, {}, state)
+    return folder
+
+
+def made_up_comparison(data="mnist", **more):
+    measures = ["frechet", "precision", "recall", "density", "coverage", "class_kl", "confident_share"]
+    metrics = {name + end: 0.25 for name in measures for end in ("", "_real")} | {"frechet_floor": 0.5}
+    common = {
+        "quick": False, "parameters": 1234, "training_seconds": 9.0, "training_device": "cpu", "latent_dimensions": 7,
+        "samples_per_second": 4000.0, "seconds_per_1000_samples": 0.25,
+        "sampling_device": "cpu", "processor": "a processor", "threads": 2,
+    }  # fmt: skip
+    binary = "bmnist" if data == "mnist" else f"{data}-binary"
+    nats = {"test_elbo": -100.0, "test_log_likelihood": -90.0}
+    bits = {f"{name}_bits_per_pixel": -value / 543.427 for name, value in nats.items()}
+    judged = lambda name: {"reference": name, "images": 1000, **metrics}
+    return {
+        "vae-z20": common
+        | {"data": binary, "likelihood": {"kind": "bound and importance estimate", **nats, **bits}}
+        | {"quality": {"means": judged(data), "draws": judged(binary)}},
+        "nf": common
+        | {"data": data, "likelihood": {"kind": "exact", "test_bpd": 1.5, "test_bpd_8": 1.4}}
+        | {"quality": {"samples": judged(data)}}
+        | more,
+    }
+
+
+@pytest.mark.parametrize("wrong", [made_up_comparison("glyphs"), made_up_comparison(quick=True)])
+def test_a_comparison_of_other_data_or_quick_runs_is_refused(wrong, place):
+    (place / "runs" / "comparison").mkdir()
+    (place / "runs" / "comparison" / "comparison.json").write_text(json.dumps(wrong))
+    finished_run(place, "gan", seconds=9.0)
+    finished_run(place, "vae-z20", seconds=9.0)
+    before = content(place)
+    with pytest.raises(UserError, match="only full runs on real data"):
+        publish_all()
+    assert content(place) == before
+
+
+def test_a_comparison_of_other_runs_is_refused(place):
+    (place / "runs" / "comparison").mkdir()
+    (place / "runs" / "comparison" / "comparison.json").write_text(json.dumps(made_up_comparison()))
+    with pytest.raises(UserError, match="judges another run vae-z20"):  # its training took another time
+        publish_all()
+
+
+@pytest.mark.parametrize("wrong", [{"quick": True}, {"data": "glyphs-binary"}])
+def test_quick_runs_and_other_data_are_refused_before_anything_changes(wrong, place):
+    finished_run(place, "gan")  # a good one, earlier in no order that could save it
+    finished_run(place, "vae-z2", **wrong)
+    before = content(place)
+    with pytest.raises(UserError, match="only full runs on real data"):
+        publish_all()
+    assert content(place) == before
+
+
+def test_a_damaged_or_missing_model_is_refused_before_anything_changes(place):
+    finished_run(place, "gan")
+    path = finished_run(place, "nf") / "model.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    before = content(place)
+    with pytest.raises(UserError, match="damaged"):
+        publish_all()
+    path.unlink()
+    before.pop(path.relative_to(place))
+    with pytest.raises(UserError, match=r"no model\.pt"):
+        publish_all()
+    assert content(place) == before
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--tabel"], ["gan"]])
+def test_help_and_wrong_words_publish_nothing(words, place, capsys):
+    finished_run(place, "gan")
+    before = content(place)
+    with pytest.raises(SystemExit):
+        publish_all(*words)
+    assert content(place) == before
+
+
+def test_results_figures_and_weights_are_replaced_together(place, capsys):
+    old = place / "report" / "figures" / "gan" / "of-the-old-run.png"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"png")
+    folder = finished_run(place, "gan")
+    assert (place / "report" / "results" / "gan-extra.json").exists()
+    publish_all()
+    report = place / "report"
+    assert [path.name for path in (report / "figures" / "gan").iterdir()] == ["new.png"]
+    assert not list((report / "results").glob("gan-*.json"))  # the new run has not been analysed
+    saved = files.load_state(report / "models" / "gan.pt")
+    assert saved["state"]["weight"].dtype == torch.float16
+    assert saved["state"]["count"] == 7
+    (folder / "analyses.json").write_text(json.dumps({"norm_ratio": 134.6}))
+    publish_all()
+    published = report / "results" / "gan-analyses.json"
+    assert macros.macros([published, folder / "analyses.json"]) == 2 * [
+        r"\expandafter\def\csname val/gan-analyses/norm_ratio\endcsname{135}"
+    ]
+
+
+def test_weights_that_are_too_large_are_left_out_and_named(place, capsys):
+    finished_run(place, "nf", weights=2_100_000)
+    publish_all()
+    assert not (place / "report" / "models" / "nf.pt").exists()
+    assert "nf: weights of 4.2 MB are not published" in capsys.readouterr().out
+
+
+def test_what_was_measured_is_published_and_told_in_the_readme(place):
+    runs, results = place / "runs", place / "report" / "results"
+    (runs / "comparison" / "figures").mkdir(parents=True)
+    (runs / "comparison" / "figures" / "samples.png").write_bytes(b"png")
+    comparison = made_up_comparison()
+    for run, entry in comparison.items():
+        entry["training_seconds"] = json.loads((results / f"{run}.json").read_text())["seconds"]
+    (runs / "comparison" / "comparison.json").write_text(json.dumps(comparison))
+    seeds = {"nf": {"seeds": [1, 2], "data": "mnist", "val_bpd": {"values": [1, 2], "mean": 1.5, "spread": 1}}}
+    (runs / "seeds.json").write_text(json.dumps(seeds))
+    sides = {"ours": {"images_per_second": 7250.0}, "plain": {"images_per_second": 1000.0}}
+    timed = {"nf": {"ratio": 7.25, "ratio_spread": 0.5, **sides}, "nf-multiscale": {}}
+    bench = {"processor": "a processor", "threads": 2, "torch": "2.99.0+x", "models": timed}
+    (runs / "bench.json").write_text(json.dumps(bench))
+    (runs / "growth.json").write_text("{}")
+    (runs / "growth.pdf").write_bytes(b"%PDF")
+    publish_all()
+    readme = (place / "README.md").read_text()
+    assert "| RealNVP | **7.2** ± 0.2 | 7,250 | 1,000 |" in readme
+    assert "a processor, 2 threads, torch 2.99.0)" in readme
+    assert "RealNVP: 1.500 ± 0.500 bits per dimension" in readme
+    assert "| VAE, D = 20, draws |" in readme
+    assert (place / "report" / "figures" / "comparison" / "samples.png").exists()
+    assert (place / "report" / "figures" / "bench" / "growth.pdf").exists()
+    families = json.loads((results / "families.json").read_text())
+    assert families["flow"]["measured"]["nf"]["training"]["spread"] == 1
+    assert families["autoregressive"]["measured"] is None
+    publish_all("--table")
+    assert (place / "README.md").read_text() == readme
+
+
+def test_results_that_the_code_has_outgrown_are_listed(place, capsys):
+    path = place / "report" / "results" / "nf.json"
+    result = json.loads(path.read_text())
+    for code, said in ((None, "nf: unknown"), ("0" * 16, "nf: outgrown"), (code_digest(registry.FLOW), None)):
+        path.write_text(json.dumps(result | ({"code": code} if code else {})))
+        if not code:
+            path.write_text(json.dumps({key: value for key, value in result.items() if key != "code"}))
+        publish_all("--stale")
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("nf:")]
+        assert not lines if said is None else lines[0].startswith(said)
+
+
+def test_published_numbers_beside_the_runs_belong_to_them():
+    comparison, runs = publish.read("comparison"), publish.results()
+    for run, entry in comparison.items():
+        assert entry["data"] in publish.REAL
+        assert entry["quick"] is False
+        assert (entry["parameters"], entry["training_seconds"]) == (runs[run]["parameters"], runs[run]["seconds"])
+        assert (entry.get("peak_megabytes") or 0) < 3000
+    for run, line in publish.read("seeds").items():
+        assert line["data"] in publish.REAL
+        assert len(line[registry.get(run).seeds]["values"]) == 3
+    if comparison:
+        found = publish.read("families")
+        assert found == tables.families(comparison, publish.read("seeds")), "python code/study/publish.py --table"
+
+
+def test_likelihoods_of_binary_and_of_grey_images_share_no_column():
+    header, (vae, flow) = tables.likelihood(made_up_comparison())
+    for name in ("bound / log p(x), nats", "bits per binary pixel"):
+        assert vae[header.index(name)]
+        assert flow[header.index(name)] == ""
+    assert vae[header.index("bits per dimension")] == ""
+    assert flow[header.index("bits per dimension")] == "1.50 / 1.40"
+    assert vae[header.index("bits per binary pixel")] == "0.184 / 0.166"
+
+
+def test_tables_name_other_data_and_have_three_layouts():
+    comparison = made_up_comparison("glyphs")
+    assert "Glyph digits are not MNIST" in tables.note(comparison)
+    named = str([tables.quality(comparison), tables.likelihood(comparison)])
+    assert "MNIST" not in named.replace("(not MNIST)", "")
+    assert "MNIST" not in tables.note(made_up_comparison())
+    for table in (tables.quality(comparison), tables.likelihood(comparison), tables.cost(comparison),
+                  tables.family_rows(tables.families(comparison, {}))):  # fmt: skip
+        header, rows = table
+        assert all(len(row) == len(header) for row in rows)
+        assert len(tables.markdown(*table).splitlines()) == len(rows) + 2
+        assert len(tables.plain(*table).splitlines()) == len(rows) + 1
+        assert tables.latex(*table).count(r"\\") == len(rows) + 1
+    assert "$-$1.50, spread 2 & - & 3" in tables.latex(["a", "b", "c"], [["-1.50, spread 2", "-", "3"]])
+    # images judged against the same data stand together, training images first
+    _, rows = tables.quality(comparison)
+    assert [row[0] for row in rows] == ["training images", "VAE, D = 20, means", "RealNVP",
+                                        "training images", "VAE, D = 20, draws"]  # fmt: skip

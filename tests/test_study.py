@@ -1,0 +1,238 @@
+"""The registry and what filters it; the chain that `make` runs; seeds."""
+
+import dataclasses
+import importlib
+import json
+import types
+
+import pytest
+
+import macros
+from conftest import ROOT, is_one_line
+from datasets.files import UserError
+from study import analyses, evaluate, publish, registry, seeds, tables, train
+
+
+def module_of(entry):
+    return importlib.import_module(entry.script.removesuffix(".py").replace("/", "."))
+
+
+@pytest.mark.parametrize("entry", registry.RUNS, ids=lambda entry: entry.name)
+def test_every_run_parses_and_has_the_title_of_its_script(entry):
+    script, words = module_of(entry), entry.command()[1:]
+    assert (ROOT / "code" / entry.script).exists()
+    full, short = script.parse_args(words), script.parse_args([*words, *entry.short.split()])
+    assert entry.title.startswith(script.title(full))
+    assert entry.seconds > 0
+    script.parse_args([*words, *entry.publishing.split()])
+    if entry.kind in registry.DATA:
+        script.parse_args([*words, "--data", entry.data[0]])  # refused if it were the other kind
+        if entry.group != "long":
+            epochs = lambda args: getattr(args, "epochs", None) or args.n_epochs
+            assert 1 <= epochs(short) < epochs(full)
+            assert entry.group == "family" or entry.name == script.default_name(full)
+
+
+def test_names_and_titles_are_unique_and_groups_known():
+    for values in ([entry.name for entry in registry.RUNS], [entry.title for entry in registry.RUNS]):
+        assert len(values) == len(set(values))
+    assert {entry.group for entry in registry.RUNS} == set(registry.GROUPS)
+    with pytest.raises(UserError, match="no run 'lstm'"):
+        registry.get("lstm")
+
+
+MADE_UP = registry.Entry(
+    "nf-made-up", "A made-up flow", registry.FLOW, "grey", "core", 10, "--flows 2", results=("val_bpd", "test_bpd"),
+    compared=True, seeds="val_bpd",
+)  # fmt: skip
+
+
+@pytest.fixture
+def made_up(monkeypatch, tmp_path):
+    """The registry with one more line, and its finished run on MNIST with the published numbers of another one."""
+    monkeypatch.setattr(registry, "RUNS", [*registry.RUNS, MADE_UP])
+    for module in (registry, publish, seeds, train, analyses):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(publish, "RUNS", tmp_path / "runs")
+    results = json.loads((ROOT / "report" / "results" / "nf.json").read_text())
+    for seed in train.SEEDS:
+        folder = tmp_path / "runs" / "mnist" / train.name_of(MADE_UP, seed)
+        folder.mkdir(parents=True)
+        mine = {**results, "run": folder.name, "seed": seed, "settings": {**results["settings"], "seed": seed}}
+        (folder / "results.json").write_text(json.dumps(mine))
+    return tmp_path / "runs" / "mnist" / "nf-made-up"
+
+
+def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, capsys):
+    # training
+    train.show_list()
+    assert "nf-made-up" in capsys.readouterr().out
+    started = []
+    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": "mnist", "binary": "bmnist"})
+    monkeypatch.setattr(train, "call", lambda command, log, advance: started.append(command))
+    monkeypatch.setattr(analyses, "analyse_once", lambda folder: None)
+    (made_up / "results.json").rename(made_up / "kept.json")
+    train.main(train.parse_args(["nf-made-up"]))
+    (made_up / "kept.json").rename(made_up / "results.json")
+    assert started[0][0] == "code/a3_nf_template.py"
+    for words in (["--flows", "2"], ["--data", "mnist"], ["--name", "nf-made-up"]):
+        assert words[1] == started[0][started[0].index(words[0]) + 1]
+    # analyses, evaluation
+    assert MADE_UP.script in analyses.ANALYSES
+    assert registry.finished(MADE_UP)[0] == made_up
+    assert MADE_UP in registry.select(compared=True)
+    assert MADE_UP.script in evaluate.MODELS
+    # seeds
+    seeds.main(seeds.parse_args([]))
+    summary = json.loads((made_up.parents[1] / "seeds.json").read_text())["nf-made-up"]
+    assert summary["seeds"] == [42, 43, 44]
+    assert "A made-up flow: 1.697 ± 0.000 bits per dimension" in publish.spread({"nf-made-up": summary})
+    # tables, publishing, the report
+    comparison = {"nf-made-up": json.loads((ROOT / "report" / "results" / "comparison.json").read_text())["nf"]}
+    assert tables.families(comparison, {"nf-made-up": summary})["flow"]["measured"]["nf-made-up"]["training"]["mean"]
+    assert tables.cost(comparison)[1][0][0] == "A made-up flow"
+    result = json.loads((made_up / "results.json").read_text())
+    assert "| A made-up flow | validation, bits per dimension | **1.697** |" in publish.table({"nf-made-up": result})
+    monkeypatch.setattr(publish, "load_state", lambda path: None)
+    (made_up / "model.pt").write_bytes(b"")
+    assert (MADE_UP, made_up) in publish.runs_to_publish()
+    assert r"val/nf-made-up/val_bpd\endcsname{1.70}" in "\n".join(macros.macros([made_up / "results.json"]))
+
+
+def test_progress_is_read_from_the_metrics(tmp_path):
+    assert train.share_done(tmp_path) == 0
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": {"epochs": 10}}))
+    assert train.planned_epochs(tmp_path) == 10
+    (tmp_path / "metrics.csv").write_text("epoch,a\n0,1\n1,1\n2,1\n")
+    assert train.share_done(tmp_path) == 0.2
+    (tmp_path / "settings.json").write_text("{")
+    assert train.share_done(tmp_path) < 0.001
+
+
+def test_the_time_left_is_in_proportion_to_what_is_left(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(train.time, "monotonic", lambda: clock[0])
+    progress = train.Progress(1000)
+    progress.skipped = 200  # finished earlier
+    clock[0] = 600.0
+    assert progress.left(200) == "time left not known yet"
+    assert progress.left(500) == "about 17 min left"  # 300 took 10 minutes, 500 are left
+
+
+def test_the_quick_chain_trains_analyses_and_does_nothing_twice(checkout):
+    done = checkout.run("study/train.py", "--quick", "vae-z2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Using binary glyph digits (not MNIST) instead of static binary MNIST") == 1
+    assert "vae-z2: done in" in done.stdout
+    assert "vae-z2: analysed" in done.stdout
+    assert "\x1b" not in done.stdout
+    folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "vae-z2"
+    numbers = json.loads((folder / "analyses.json").read_text())
+    assert numbers["quadrature_bound"] < numbers["quadrature_log_px"] < 0
+    for figure in ("codes.pdf", "posteriors.pdf", "estimates.pdf", "reconstructions.png", "manifold-after.png"):
+        assert (folder / "figures" / figure).stat().st_size > 1000
+    again = checkout.run("study/train.py", "--quick", "vae-z2")
+    assert again.returncode == 0
+    assert "vae-z2: already finished" in again.stdout
+    assert "analysed" not in again.stdout
+
+
+def test_a_run_that_fails_is_named_with_its_last_line(checkout):
+    folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "markov"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(b"nothing of ours")
+    done = checkout.run("study/train.py", "--quick", "markov")
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith(
+        "train.py: markov stopped: autoregressive.py: runs/quick/glyphs-binary/markov/settings.json is"
+    )
+    assert "log.txt" in said
+
+
+def test_wrong_names_end_in_one_line(checkout):
+    for words in (["lstm"], [], ["--group", "gpu"]):
+        done = checkout.run("study/train.py", *words)
+        assert done.returncode == 2
+        assert is_one_line(done.stderr)
+    done = checkout.run("study/analyses.py", "gan-that-never-was")
+    assert done.returncode == 2
+    assert is_one_line(done.stderr)
+
+
+# ---- seeds
+
+
+def result_of(seed, **final):
+    return {"run": "gan", "seed": seed, "quick": False, "data": "mnist", "commit": "c", "seconds": 10.0 * seed,
+            "threads": 2, "device": "cpu", "settings": {"lr": 1, "seed": seed}, "final": final}  # fmt: skip
+
+
+def test_mean_and_spread_over_seeds():
+    results = [result_of(1, frechet=2.0, null=None, counts=[1]), result_of(2, frechet=5.0, null=1.0, counts=[2]),
+               result_of(3, frechet=3.5, null=2.0, counts=[3])]  # fmt: skip
+    line = seeds.summary(results)
+    assert line["seeds"] == [1, 2, 3]
+    assert line["frechet"] == {"values": [2.0, 5.0, 3.5], "mean": 3.5, "spread": 3.0}
+    assert line["seconds"]["mean"] == 20
+    assert "null" not in line
+    assert "counts" not in line
+    for result in results:
+        result["final"]["seconds_to_1_85"] = 70.0
+    assert seeds.summary(results)["seconds_to_1_85"]["mean"] == 70
+    results[0]["threads"] = 1  # seconds of one thread and of two do not compare
+    assert not {"seconds", "seconds_to_1_85"} & set(seeds.summary(results))
+
+
+def test_seeds_with_different_settings_are_not_averaged():
+    other = result_of(2, frechet=1.0)
+    other["settings"]["lr"] = 2
+    with pytest.raises(UserError, match="different settings \\(lr\\)"):
+        seeds.summary([result_of(1, frechet=1.0), other])
+    # unless they only estimate the likelihood with more samples: then that estimate is left out
+    mine, other = (result_of(n, test_elbo=-1.0, test_log_likelihood=-1.0, eval_samples=n) for n in (1, 2))
+    for n, result in enumerate((mine, other)):
+        result["settings"]["eval_samples"] = n
+    assert "test_elbo" in seeds.summary([mine, other])
+    assert "test_log_likelihood" not in seeds.summary([mine, other])
+
+
+def test_only_full_runs_with_the_right_seed_are_taken(tmp_path):
+    assert seeds.read(tmp_path, 42) is None
+    for wrong in (result_of(43), result_of(42) | {"quick": True}):
+        (tmp_path / "results.json").write_text(json.dumps(wrong))
+        with pytest.raises(UserError, match="not a full run with seed 42"):
+            seeds.read(tmp_path, 42)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        seeds.read(tmp_path, 42)
+    (tmp_path / "results.json").write_text(json.dumps(result_of(42)))
+    assert seeds.read(tmp_path, 42)["seed"] == 42
+    gan = registry.get("gan")
+    assert [train.name_of(gan, seed) for seed in train.SEEDS] == ["gan", "gan-seed43", "gan-seed44"]
+
+
+def test_unfinished_seeds_keep_their_earlier_entry(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(seeds, "ROOT", tmp_path)
+    for seed in train.SEEDS:
+        folder = tmp_path / "runs" / "mnist" / train.name_of(registry.get("gan"), seed)
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(result_of(seed, frechet=1.0)))
+    path = tmp_path / "runs" / "seeds.json"
+    path.write_text(json.dumps({"nf": {"made": "elsewhere"}, "gan": {"made": "before"}}))
+    seeds.main(types.SimpleNamespace())
+    table = json.loads(path.read_text())
+    assert list(table) == ["gan", "nf"]
+    assert table["gan"]["frechet"]["spread"] == 0
+    assert table["nf"] == {"made": "elsewhere"}
+    said = capsys.readouterr().out
+    assert "nf: 0 of 3 seeds finished, its earlier entry stays" in said
+    assert "vae-z2: 0 of 3 seeds finished, left out" in said
+    path.write_text("[1")
+    with pytest.raises(UserError, match="damaged"):
+        seeds.main(types.SimpleNamespace())
+
+
+def test_entries_cannot_be_changed_by_whoever_filters_them():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        registry.RUNS[0].name = "other"
