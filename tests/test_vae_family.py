@@ -307,11 +307,7 @@ def test_the_aggregate_posteriors_distance_from_the_prior_is_the_known_one_of_a_
 
 @pytest.mark.parametrize(
     "options",
-    [
-        "--posterior coupling --prior coupling --depth 2",
-        "--decoder gaussian",
-        "--decoder pixelcnn --free_bits 0.1",
-    ],
+    ["--posterior coupling --prior coupling --depth 2", "--decoder gaussian", "--decoder pixelcnn --free_bits 0.1"],
 )
 def test_a_variant_trains_draws_and_is_analysed(options, checkout):
     data = "glyphs" if "gaussian" in options else "glyphs-binary"
