@@ -258,7 +258,7 @@ def main(args):
     print(f"Data:   {train_data.title}, {train_data.source}")
     if run.finished:
         return
-    classifier = quality.load_classifier(train_data, run.device, run.say, args.quick)
+    classifier = quality.load_classifier(train_data.name, run.device, lambda: (train_data, val, test), run.say)
     n_samples = 10000
     if args.quick:
         train_data, val, test, n_samples = train_data.subset(5000), val.subset(1000), test.subset(1000), 1000
@@ -324,7 +324,7 @@ def main(args):
     chosen = min((row for row in run.history if row["frechet_val"] is not None), key=lambda row: row["frechet_val"])
     run.finish(
         [generator, discriminator], best_epoch=chosen["epoch"], frechet_val=chosen["frechet_val"],
-        frechet_floor_val=floor, **metrics,
+        frechet_floor_val=floor, classifier=quality.origin(run.data), **metrics,
     )  # fmt: skip
 
 

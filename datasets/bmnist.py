@@ -165,10 +165,13 @@ def binarised(load):
     return load_binarised
 
 
-SOURCES = {"bmnist": load, "mnist-binarised": binarised(mnist.load), "glyphs-binary": binarised(glyphs.load)}
-BINARY = list(SOURCES)
+SOURCES = {"bmnist": load, "glyphs-binary": binarised(glyphs.load)}
+SOURCES |= {f"{name}-binarised": binarised(mnist.SOURCES[name]) for name in mnist.CLASSES}
+# "auto" tries the first three
+BINARY = ["bmnist", "mnist-binarised", "glyphs-binary", "fashion-mnist-binarised", "kmnist-binarised"]
 
 
 def bmnist(root="./data/", batch_size=128, download=True, data="auto", shift=0):
     """Three loaders of images [B, 1, 28, 28], 0 or 1; the training one shuffles (and shifts, if asked)."""
-    return loading.loaders(loading.find(data, SOURCES, root, download), batch_size, shift, with_labels=False)
+    found = loading.find(data, BINARY, SOURCES, root, download)
+    return loading.loaders(found, batch_size, shift, with_labels=False)

@@ -21,8 +21,17 @@ TITLES = {
     "mnist-binarised": "MNIST binarised by this project",
     "glyphs": "glyph digits (not MNIST)",
     "glyphs-binary": "binary glyph digits (not MNIST)",
+    "fashion-mnist": "Fashion-MNIST",
+    "fashion-mnist-binarised": "Fashion-MNIST binarised by this project",
+    "kmnist": "Kuzushiji-MNIST",
+    "kmnist-binarised": "Kuzushiji-MNIST binarised by this project",
 }
-FILES = {"mnist": "MNIST/raw/*-ubyte", "bmnist": "BMNIST/raw/binarized_mnist_{train,valid,test}.amat"}
+FILES = {
+    "bmnist": "BMNIST/raw/binarized_mnist_{train,valid,test}.amat",
+    "mnist": "MNIST/raw/*-ubyte",
+    "fashion-mnist": "FashionMNIST/raw/*-ubyte",
+    "kmnist": "KMNIST/raw/*-ubyte",
+}
 
 
 @dataclass
@@ -121,18 +130,20 @@ def data_folders(*given):
     return folders
 
 
-def find(name, sources, root=None, download=True):
-    """The data of this name, or with "auto" the first of `sources` that can be had: {name: function}."""
-    names = list(sources)
+def find(name, names, sources, root=None, download=True):
+    """The data of this name, or with "auto" the first of `names`, down to the glyph digits, that can be had.
+
+    `sources`: {name: function that loads it}."""
     if name not in ("auto", *names):
         raise UserError(f"there are no data {name!r} of this kind: choose auto, {', '.join(names)}")
     roots, failures = data_folders(root), []
+    built_in = next(candidate for candidate in names if candidate.startswith("glyphs"))
     for candidate in names if name == "auto" else [name]:
         try:
             splits, labels, source = sources[candidate](roots, download)
         except Missing as error:
             if name != "auto":
-                raise UserError(f"{error}. {what_to_do(candidate)}, or use --data {names[-1]}") from None
+                raise UserError(f"{error}. {what_to_do(candidate)}, or use --data {built_in}") from None
             failures.append(str(error))
             continue
         return Data(candidate, splits, labels, source, names[0], failures)

@@ -25,8 +25,9 @@ from datasets.files import UserError
 
 def load(name, root=None, download=True):
     """(name, splits, labels, source) of the data of any name; "auto": binary data."""
-    sources = mnist_module.SOURCES if name in mnist_module.SOURCES else bmnist_module.SOURCES
-    data = loading.find(name, sources, root, download)
+    grey = name in mnist_module.GREY
+    names = mnist_module.GREY if grey else bmnist_module.BINARY
+    data = loading.find(name, names, (mnist_module if grey else bmnist_module).SOURCES, root, download)
     loading.warn(data)
     return data.name, data.splits, data.labels, data.source
 
@@ -284,31 +285,32 @@ def test_an_archive_that_is_none_is_refused(tmp_path, empty_cache):
 def fake_mnist(folder, sizes=None):
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    for name, size in mnist_module.FILES.items():
+    for name in mnist_module.SHA256:
+        count, header, item = mnist_module.layout(name)
         with open(raw / name, "wb") as file:
-            file.truncate((sizes or {}).get(name, size))
+            file.truncate((sizes or {}).get(name, header + count * item))
     return raw
 
 
 def test_mnist_files_of_wrong_length_or_content_are_refused(tmp_path, empty_cache):
-    short = fake_mnist(tmp_path / "short", {"t10k-labels-idx1-ubyte": 5000})
-    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte has 5,000 bytes where 10,008 belong"):
-        loading.find("auto", mnist_module.SOURCES, short.parents[1])
+    short = fake_mnist(tmp_path / "short", {"train-images-idx3-ubyte": 5000})
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte has 5,000 bytes where 47,040,016 belong"):
+        loading.find("auto", mnist_module.GREY, mnist_module.SOURCES, short.parents[1])
     zeros = fake_mnist(tmp_path / "zeros")
-    with pytest.raises(UserError, match="not MNIST's"):
+    with pytest.raises(UserError, match="not the published file"):
         load("mnist", zeros.parents[1])
 
 
 @needs_real
 def test_one_flipped_pixel_of_mnist_is_noticed(tmp_path, empty_cache):
     raw = fake_mnist(tmp_path)
-    for name in mnist_module.FILES:
+    for name in mnist_module.SHA256:
         content = bytearray(Path(f"{REAL}/MNIST/raw/{name}").read_bytes())
         if name == "t10k-images-idx3-ubyte":
             content[12345] ^= 1
         (raw / name).write_bytes(content)
     with pytest.raises(UserError, match="t10k-images"):
-        loading.find("auto", mnist_module.SOURCES, tmp_path)
+        loading.find("auto", mnist_module.GREY, mnist_module.SOURCES, tmp_path)
 
 
 def small_glyphs(monkeypatch):
@@ -427,7 +429,6 @@ def test_a_failing_server_ends_in_a_sentence_and_an_empty_cache(fault, empty_cac
 def test_no_network_and_a_silent_server_give_glyphs_with_a_notice(empty_cache, monkeypatch, capsys):
     small_glyphs(monkeypatch)
     monkeypatch.setattr(download, "TIMEOUT", 0.5)
-    monkeypatch.setattr(mnist_module, "TIMEOUT", 0.5)
     silent = socket.create_server(("127.0.0.1", 0))  # accepts and never answers
     closed = socket.create_server(("127.0.0.1", 0))
     ports = silent.getsockname()[1], closed.getsockname()[1]
@@ -466,4 +467,4 @@ def test_without_leave_to_download_nothing_is_asked_of_the_net(empty_cache, monk
     with pytest.raises(Missing):
         bmnist_module.load([], may_download=False)
     with pytest.raises(Missing):
-        mnist_module.load([], may_download=False)
+        mnist_module.load("mnist", [], may_download=False)

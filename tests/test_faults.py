@@ -194,11 +194,13 @@ def test_any_archive_is_read_or_refused_in_words(tmp_path, content):
 def test_any_mnist_files_of_the_right_size_are_refused_in_words(tmp_path, content):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    for name, size in mnist.FILES.items():
+    for name in mnist.SHA256:
+        count, header, item = mnist.layout(name)
+        size = header + count * item
         (raw / name).write_bytes(content.ljust(size, b"\0")[:size])
-    assert mnist.find(tmp_path)
+    assert mnist.has_files(tmp_path, "mnist")
     with pytest.raises(UserError):
-        mnist.read(tmp_path)
+        mnist.read(tmp_path, "mnist")
 
 
 # what a model file may hold where a size, a name or a weight is expected

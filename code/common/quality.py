@@ -1,7 +1,8 @@
 """How good are generated digits? A small classifier's features, and what is measured in them.
 
-The classifier is trained once on the training images of the same data and kept in the data cache under their name and
-checksum. It is a judge only: no loss and no choice of samples uses it (a GAN's interpolation pair apart).
+The classifiers of MNIST and of the glyph digits are published beside this file, so that distances are the same on every
+machine; code/study/classifiers.py trains them. For other data one is trained once and kept in the data cache. No loss
+and no sample depends on them; the Frechet distance to validation images chooses the GAN's epoch.
 
 - Frechet distance between Gaussians fitted to the features of samples and of real images (Heusel et al. 2017), here in
   the 128 features of this classifier: not comparable with distances in Inception features. Its floor is the distance
@@ -10,7 +11,7 @@ checksum. It is a judge only: no loss and no choice of samples uses it (a GAN's 
 - How many samples fall into each class, and the share that the classifier is more than 90 % sure of.
 """
 
-import hashlib
+from pathlib import Path
 
 import numpy as np
 import scipy.linalg
@@ -21,9 +22,10 @@ import torch.nn.functional as F
 from common.devices import autocast
 from common.files import load_state, load_weights, save_state
 from datasets.download import cache_folder
-from datasets.files import UserError, show
-from datasets.loading import shifted
+from datasets.files import show
+from datasets.loading import TITLES, shifted
 
+PUBLISHED = Path(__file__).parent
 EPOCHS, BATCH, LR = 5, 250, 4e-3
 SURE = 0.9
 
@@ -48,19 +50,19 @@ class Classifier(nn.Module):
 
 
 @torch.enable_grad()
-def train_classifier(images, labels, device, epochs):
-    """On shifted training images; the random state of the caller is left as it was."""
+def train_classifier(images, labels, device):
+    """On shifted images in 0..1; the random state of the caller is left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Classifier().to(device, memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.02)
-        steps = epochs * -(-len(images) // BATCH)
+        steps = EPOCHS * -(-len(images) // BATCH)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
-        for _ in range(epochs):
+        for _ in range(EPOCHS):
             order = torch.randperm(len(images)).to(images.device)
             for x, y in zip(shifted(images[order], 2).split(BATCH), labels[order].split(BATCH)):
                 with autocast(device):
-                    logits, _ = model(x.float().to(device) / 255)
+                    logits, _ = model(x.float().to(device))
                 loss = F.cross_entropy(logits.float(), y.to(device))
                 optimizer.zero_grad()
                 loss.backward()
@@ -69,29 +71,43 @@ def train_classifier(images, labels, device, epochs):
     return model.eval()
 
 
-def load_classifier(train, device, say=print, quick=False):
-    """The classifier for this data: from the cache, or trained now on the training images (a fifth, if quick)."""
-    if quick:
-        train = train.subset(len(train.images) // 5)
-    digest = hashlib.sha256(train.images.cpu().numpy()).hexdigest()[:16]
-    path = cache_folder() / f"classifier-{train.name}-{digest}.pt"
-    if path.exists():
-        with torch.random.fork_rng():
-            # the memory format of a freshly trained one, so that both round alike
-            model = Classifier().to(device, memory_format=torch.channels_last)
-        try:
-            load_weights(model, load_state(path, device), path)
+def load_classifier(data, device, splits, say=print):
+    """The classifier for data of this name: the published one, or one trained on this machine and kept in the cache.
+
+    `splits()` gives the three labelled loaders that it is trained and tested on."""
+    name = f"classifier-{data}.pt"
+    with torch.random.fork_rng():
+        model = Classifier().to(device, memory_format=torch.channels_last)
+    for path in (PUBLISHED / name, cache_folder() / name):
+        if path.exists():
+            load_weights(model, load_state(path, device)["state"], path)
             return model.eval()
-        except UserError as error:
-            say(f"{error}; trained again")
-    say(f"Training the classifier that judges {train.name} (once)")
-    model = train_classifier(train.images, train.labels, device, 2 if quick else EPOCHS)
+    say(f"Training a classifier of {TITLES[data]} (once)")
+    train, _, test = splits()
+    model = train_classifier(in_unit_range(train.images), train.labels, device)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_state(path, model.state_dict())
+        save_classifier(path, model, test)
     except OSError as error:
-        say(f"{show(path)} cannot be written ({error.strerror}): trained again next time")
+        say(f"{show(path)} cannot be written ({error.strerror}): the classifier will be trained again next time")
     return model
+
+
+def save_classifier(path, model, test):
+    """Its weights, and the share of test images that it classifies correctly."""
+    right = classify(model, in_unit_range(test.images))[1].argmax(1) == test.labels.cpu()
+    save_state(path, {"accuracy": float(right.float().mean()), "state": model.state_dict()})
+
+
+def in_unit_range(images):
+    """Grey or binary images as floats in 0..1."""
+    return images / (255 if images.max() > 1 else 1)
+
+
+def origin(data):
+    """For results: which classifier judged."""
+    name = f"classifier-{data}.pt"
+    return name if (PUBLISHED / name).exists() else f"a classifier of {TITLES[data]}, trained on this machine"
 
 
 @torch.no_grad()

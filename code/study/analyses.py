@@ -95,7 +95,7 @@ def gan_gradients(run, title, train, ahead=50, steps=100):
 @torch.no_grad()
 def gan(run, title, generator, train, val, test):
     """The classes of 10,000 samples, and the training images nearest to ten of them."""
-    classifier = quality.load_classifier(train, run.device, quick=run.quick)
+    classifier = quality.load_classifier(run.data, run.device, lambda: (train, val, test))
     generator_of_numbers = torch.Generator().manual_seed(0)
     samples = gan_script.images_of(generator, torch.randn(10000, generator.latent_dim, generator=generator_of_numbers))
     classes = quality.classify(classifier, samples)[1].argmax(1)

@@ -117,10 +117,10 @@ def machine(n=1024, n_copied=50_000_000):
 def loading_seconds():
     """Seconds until the data are in memory, of those at hand; text that would have to be read for minutes is not."""
     times = {}
-    for name, sources in (("glyphs", mnist.SOURCES), ("mnist", mnist.SOURCES), ("bmnist", bmnist.SOURCES)):
+    for name in ("glyphs", "mnist", "bmnist"):
         if name == "bmnist" and not (cache_folder() / "bmnist.cache").exists():
             continue
-        load = lambda: loading.find(name, sources, download=False)  # noqa: B023
+        load = lambda: loading.find(name, [name, "glyphs"], mnist.SOURCES | bmnist.SOURCES, download=False)  # noqa: B023
         with contextlib.suppress(UserError):
             load()  # the first one also imports, draws or unpacks
             times[name] = statistics.median(seconds(load))

@@ -15,7 +15,6 @@ binary test images and a classifier of binarised digits with known labels (the p
 means estimate the grey values that the binary images were drawn from, so they meet the grey test images.
 """
 
-import copy
 import functools
 import json
 import math
@@ -40,7 +39,6 @@ from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import registry, tables
 
-GREY_OF = {"bmnist": "mnist", "mnist-binarised": "mnist", "glyphs-binary": "glyphs"}
 LABELLED = {"bmnist": "mnist-binarised"}  # where data have no labels: a binarisation of the same digits that has
 ENDS, STEPS = (3, 8), 11  # the digits at the ends of an interpolation, and its images
 SHOWN = 14  # samples in a row
@@ -72,20 +70,23 @@ def reference(data, data_root, quick, device):
     binary = data in BINARY
     load = functools.partial(bmnist if binary else mnist, data_root, download=False)
     train, _, test = load(data=data)
-    labelled = copy.copy(load(data=LABELLED[data])[0] if data in LABELLED else train)
-    if binary:
-        labelled.images = 255 * labelled.images  # the classifier reads grey values 0..255
-    classifier = quality.load_classifier(labelled, device, quick=quick)
+    name = LABELLED.get(data, data)
+    classifier = quality.load_classifier(name, device, lambda: load(data=name))
     n, white = 1000 if quick else 10000, 1 if binary else 255
     features, _ = quality.classify(classifier, test.subset(n).images / white)
     return classifier, features, quality.sample_metrics(classifier, train.subset(n).images / white, features)
+
+
+def grey_of(data):
+    """The name of the grey data that binary data were made of."""
+    return "mnist" if data == "bmnist" else data.removesuffix("-binarised").removesuffix("-binary")
 
 
 def judged(images, data, args, device):
     """All metrics of quality.py for images in 0..1, compared with those of `data`."""
     classifier, features, of_training_images = reference(data, args.data_root, args.quick, device)
     metrics = quality.beside_real(quality.sample_metrics(classifier, images, features), of_training_images)
-    return {"reference": data, "images": len(images), **metrics}
+    return {"reference": data, "images": len(images), "classifier": quality.origin(LABELLED.get(data, data)), **metrics}
 
 
 def likelihood(final):
@@ -142,14 +143,14 @@ def evaluate(entry, folder, results, args, device):
     if data in BINARY and not has_codes:
         samples = {"draws": (images, data)}
     elif data in BINARY:
-        samples = {"means": (images, GREY_OF[data]), "draws": (torch.bernoulli(images), data)}
+        samples = {"means": (images, grey_of(data)), "draws": (torch.bernoulli(images), data)}
     else:
         samples = {"samples": (images, data)}
     metrics, path = {}, None
     try:
         metrics = {what: judged(images, against, args, device) for what, (images, against) in samples.items()}
         if has_codes:
-            classifier, *_ = reference(GREY_OF.get(data, data), args.data_root, args.quick, device)
+            classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
             path = interpolation(decode, dimensions, classifier, device)
     except UserError as error:  # the data of an older run may be gone
         print(f"{entry.name}: its images are not judged, {error}")

@@ -24,7 +24,7 @@ from datasets import bmnist, loading, mnist
 from datasets.files import ROOT, Trouble, show
 from study import analyses, registry
 
-SOURCES = {"binary": bmnist.SOURCES, "grey": mnist.SOURCES}
+DATA = {"binary": (bmnist.BINARY, bmnist.SOURCES), "grey": (mnist.GREY, mnist.SOURCES)}
 SEEDS = (42, 43, 44)
 
 
@@ -34,7 +34,7 @@ def name_of(entry, seed):
 
 def data_at_hand(entries):
     """{kind: name of the best data}; one warning where they are not the wanted ones."""
-    found = {kind: loading.find("auto", SOURCES[kind]) for kind in SOURCES if any(e.kind == kind for e in entries)}
+    found = {kind: loading.find("auto", *DATA[kind]) for kind in DATA if any(e.kind == kind for e in entries)}
     loading.warn(*found.values())
     for data in found.values():
         print(f"Data:   {loading.TITLES[data.name]}, {data.source}")
