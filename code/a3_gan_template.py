@@ -56,12 +56,12 @@ class Discriminator(nn.Module):
     With `groups` the last layer also sees how much the features vary within groups of that many images (Karras et al.
     2018): a generator that repeats itself is found out."""
 
-    def __init__(self, width=1, dropout=0.0, groups=0):
+    def __init__(self, width=1, groups=0):
         super().__init__()
         self.groups = groups
         self.layers = nn.Sequential(
-            nn.Linear(784, 512 * width), nn.LeakyReLU(0.2), nn.Dropout(dropout),
-            nn.Linear(512 * width, 256 * width), nn.LeakyReLU(0.2), nn.Dropout(dropout),
+            nn.Linear(784, 512 * width), nn.LeakyReLU(0.2),
+            nn.Linear(512 * width, 256 * width), nn.LeakyReLU(0.2),
         )  # fmt: skip
         self.out = nn.Linear(256 * width + bool(groups), 1)
 
@@ -157,7 +157,7 @@ def warn_if_dead(epoch, losses, say):
         loss = losses[f"loss_{side}"]
         if loss < 0.01:
             say(f"epoch {epoch}: the loss of {side} is stuck at {loss:.1g}, so {other} learns nothing any more.")
-            say("What cured it elsewhere: a lower --lr, --dropout 0.3 in D, another --seed.")
+            say("Try a lower --lr or another --seed.")
 
 
 @torch.no_grad()
@@ -269,7 +269,7 @@ def main(args):
     torch.manual_seed(args.seed)
     sizes = {"latent_dim": args.latent_dim, "width": args.width}
     generator = Generator(**sizes).to(run.device)
-    discriminator = Discriminator(args.d_width, args.dropout, args.groups).to(run.device)
+    discriminator = Discriminator(args.d_width, args.groups).to(run.device)
     average = copy.deepcopy(generator)
     # no momentum: the game turns faster than an average of past gradients
     optimizer_G = torch.optim.Adam(generator.parameters(), args.lr, betas=(0.0, 0.999), fused=True)
@@ -339,7 +339,6 @@ def parse_args(words=None):
     group.add_argument("--latent_dim", type=number(int, 1, 10000), default=100, help="dimensions of the noise")
     group.add_argument("--width", type=number(int, 1, 32), default=2, help="width of G, in multiples of the template's")
     group.add_argument("--d_width", type=number(int, 1, 32), default=3, help="the same of D")
-    group.add_argument("--dropout", type=number(float, 0, below=1), default=0.0, help="dropout in the discriminator")
     group.add_argument(
         "--groups",
         type=number(int, 0),

@@ -67,7 +67,7 @@ class VAE(nn.Module):
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
         self.z_dim = z_dim
-        self.beta = 1.0  # weight of the KL term in training; the bound itself has 1
+        self.beta = 1.0  # weight of the KL term in training; variants change it, the bound itself has 1
         self.encoder = Encoder(hidden_dim, z_dim)
         self.decoder = Decoder(hidden_dim, z_dim)
 
@@ -265,7 +265,6 @@ def main(args):
             model.eval()
             train_elbo, val_elbo = epoch_iter(model, train, None), epoch_iter(model, val, None)
         else:
-            model.beta = args.beta * min(1.0, epoch / (args.warmup + 1))
             # the share of shifted training images falls to 0, which it reaches in the last tenth of the epochs
             train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))
             train_elbo, val_elbo = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
@@ -304,8 +303,6 @@ def parse_args(words=None):
     group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
     group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
     group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="highest learning rate")
-    group.add_argument("--beta", type=number(float, 0), default=1.0, help="weight of the KL term in training")
-    group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs over which that weight rises from 0")
     group.add_argument(
         "--eval_samples", type=number(int, 1), default=500, help="importance samples per image for the test log p(x)"
     )

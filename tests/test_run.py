@@ -235,7 +235,7 @@ def test_a_traceback_is_shown_on_request(checkout):
 
 WRONG = {
     "vae": [
-        "--epochs -1", "--epochs x", "--zdim 0", "--beta -1", "--lr 0", "--lr nan", "--lr inf", "--data cifar",
+        "--epochs -1", "--epochs x", "--zdim 0", "--lr 0", "--lr nan", "--lr inf", "--data cifar",
         "--device abacus", "--name ../up", "--seed -5", "--no-such-option", "--batch_size 0",
         "--data-root /no/such/folder", "--sample 4",
     ],

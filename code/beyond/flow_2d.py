@@ -9,8 +9,6 @@ dimensions everything can be checked: the density's integral and the divergence 
 First the one-dimensional example of a lecture on flows is drawn: u = 0.75 v + 1 for a normal v.
 """
 
-import io
-import itertools
 import math
 import sys
 from pathlib import Path
@@ -258,8 +256,8 @@ def draw_mesh(axis, places, lines, title):
     bare(axis, title)
 
 
-def save_journey(picture_path, animation_path, model, title):
-    """How the mesh is pushed from the noise to the data, coupling by coupling; the same as an animation."""
+def save_journey(path, model, title):
+    """How the couplings move a mesh from the noise to the data."""
     lines = mesh()
     places = model.cpu().journey(lines.flatten(0, 1))
     shown = sorted({round(i * (len(places) - 1) / 5) for i in range(6)})
@@ -267,25 +265,8 @@ def save_journey(picture_path, animation_path, model, title):
     with plt.rc_context({"path.simplify_threshold": 0.5}):  # points of print that a line may be off: half the file
         for axis, k in zip(axes, shown):
             draw_mesh(axis, places[k], len(lines), f"after {k}" if k else "noise")
-    figure.suptitle(f"{title}: a mesh on its way through the couplings", fontsize=9)
-    figures.finish(figure, picture_path)
-    frames = []
-    for before, after in itertools.pairwise(places):
-        for share in (0, 0.25, 0.5, 0.75):
-            frames.append(frame(before + share * (after - before), len(lines)))
-    frames.append(frame(places[-1], len(lines)))
-    durations = [80] * (len(frames) - 1) + [1500]
-    frames[0].save(animation_path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
-
-
-def frame(places, lines):
-    figure, axis = plt.subplots(figsize=(2.6, 2.6))
-    draw_mesh(axis, places, lines, "")
-    drawn = io.BytesIO()
-    with plt.rc_context({"savefig.bbox": None}):  # all frames of one size
-        figure.savefig(drawn, dpi=100)
-    plt.close(figure)
-    return Image.open(drawn).convert("P")
+    figure.suptitle(f"{title}: a mesh, moved by the couplings", fontsize=9)
+    figures.finish(figure, path)
 
 
 def load(path):
@@ -345,7 +326,7 @@ def main(args):
     mass = integral(model, int(200 * reach), reach)
     print(f"Check:  the density's integral is {mass:.5f}")
     save_densities(run.figure("densities.pdf"), model, target, title(args))
-    save_journey(run.figure("journey.pdf"), run.figure("journey.gif"), model, title(args))
+    save_journey(run.figure("journey.pdf"), model, title(args))
     run.finish([model], kl=divergence(model.to(run.device), target), integral=mass)
 
 

@@ -1,4 +1,4 @@
-"""One plotting style for all figures: curves as vector PDF, image grids as PNG, animations as GIF. Needs no screen."""
+"""One plotting style for all figures: curves as vector PDF, image grids as PNG. Needs no screen."""
 
 import io
 
@@ -297,10 +297,3 @@ def bars(path, groups, title, xlabel, ylabel):
     axes.margins(y=0.25)  # room for the legend
     axes.legend(ncols=2)
     finish(figure, path)
-
-
-def animation(path, frames, columns, milliseconds=300):
-    """Grids one after the other, as a GIF that holds its last picture."""
-    pictures = [Image.fromarray(tile(frame, columns)).resize((290, 290), Image.Resampling.NEAREST) for frame in frames]
-    durations = [milliseconds] * (len(pictures) - 1) + [6 * milliseconds]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)

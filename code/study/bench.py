@@ -12,12 +12,10 @@ and `forward`, which is all the rest. `of rate`: the floating-point operations o
 of what a large matrix product reaches in the same number format. Spread: the largest less the smallest.
 """
 
-import argparse
 import contextlib
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,9 +28,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from common import cli, figures
 from common.devices import fast_bf16, processor
 from common.run import git_commit
-from datasets import bmnist, loading, mnist
-from datasets.download import cache_folder
-from datasets.files import ROOT, Trouble, UserError, show, write_atomically
+from datasets.files import ROOT, show, write_atomically
 from study import loops, tables
 
 REPEATS = 5
@@ -98,33 +94,12 @@ def matrix_rate(dtype, n=1024):
     return 2 * n**3 / statistics.median(seconds(lambda: a @ b, 50)) / 1e9
 
 
-def bandwidth(n=50_000_000):
-    """10^9 bytes a second, read and written by a copy."""
-    a, b = torch.zeros(n), torch.zeros(n)
-    seconds(lambda: b.copy_(a))
-    return 8 * n / statistics.median(seconds(lambda: b.copy_(a), 5)) / 1e9
-
-
-def machine(n=1024, n_copied=50_000_000):
+def machine(n=1024):
     return {
         "processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "commit": git_commit(), "data": "glyphs",
         "gflops_float32": matrix_rate(torch.float32, n), "gflops_bfloat16": matrix_rate(torch.bfloat16, n),
-        "gigabytes_per_second": bandwidth(n_copied),
     }  # fmt: skip
-
-
-def loading_seconds():
-    """Seconds until the data are in memory, of those at hand; text that would have to be read for minutes is not."""
-    times = {}
-    for name in ("glyphs", "mnist", "bmnist"):
-        if name == "bmnist" and not (cache_folder() / "bmnist.cache").exists():
-            continue
-        load = lambda: loading.find(name, [name, "glyphs"], mnist.SOURCES | bmnist.SOURCES, download=False)  # noqa: B023
-        with contextlib.suppress(UserError):
-            load()  # the first one also imports, draws or unpacks
-            times[name] = statistics.median(seconds(load))
-    return times
 
 
 def median_and_spread(values):
@@ -171,36 +146,8 @@ def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
     return result
 
 
-def peak_megabytes():
-    """Of this process so far, all images of the training split included; None where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return None
-
-
-def print_peak_memory(name, side):
-    """A process of its own for each loop, since what was used once stays in the sum."""
-    ours, plain, loader, _ = loops.MODELS[name]
-    data = loader()
-    images = data.subset(300)
-    images.images = data.images[:300].clone()  # and the whole split stays in memory
-    loop = (ours if side == "ours" else plain)(images if side == "ours" else images.images)
-    loop.epoch()
-    print(json.dumps(peak_megabytes()))
-
-
-def memory(name, side):
-    call = [sys.executable, __file__, "--memory", name, side]
-    done = subprocess.run(call, capture_output=True, text=True)
-    if done.returncode:
-        raise Trouble(f"the memory of {name} could not be measured: {done.stderr.strip()[-200:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 HEADER = ("", "images/s", "spread", "ms/step", "forward", "backward", "optimiser", "data", "batch", "GFLOP/s",
-          "of rate", "samples/s", "peak MB", "ratio")  # fmt: skip
+          "of rate", "samples/s", "ratio")  # fmt: skip
 
 
 def rows(models):
@@ -210,13 +157,12 @@ def rows(models):
                 continue
             r = result[side]
             parts = (f"{r[f'{part}_milliseconds']:.2f}" for part in ("forward", "backward", "optimiser", "data"))
-            memory = "" if r.get("peak_megabytes") is None else f"{r['peak_megabytes']:.0f}"
             ratio = ""
             if side == "ours" and "plain" in result:
                 ratio = f"{result['ratio']:.1f} ± {result['ratio_spread'] / 2:.1f}"
             yield (f"{name}, {side}", f"{r['images_per_second']:,.0f}", f"{r['images_per_second_spread']:,.0f}",
                    f"{r['milliseconds_per_step']:.2f}", *parts, str(r["batch_size"]), f"{r['gflops']:.0f}",
-                   f"{r['share_of_matrix_rate']:.0%}", f"{r['samples_per_second']:,.0f}", memory, ratio)  # fmt: skip
+                   f"{r['share_of_matrix_rate']:.0%}", f"{r['samples_per_second']:,.0f}", ratio)  # fmt: skip
 
 
 def seconds_per_epoch(images, options):
@@ -256,8 +202,6 @@ def write(name, results):
 
 
 def main(args):
-    if args.memory:
-        return print_peak_memory(*args.memory)
     results = machine()
     print(f"{results['processor']}, {results['threads']} threads, torch {results['torch']}")
     if args.growth:
@@ -270,18 +214,12 @@ def main(args):
         figures.growth(figure, results["growth"], "RealNVP, checkerboard", "seconds per epoch")
         return write("growth.json", results)
     print(
-        f"matrix products: {results['gflops_float32']:.0f} GFLOP/s in float32, "
-        f"{results['gflops_bfloat16']:.0f} in bfloat16; memory: {results['gigabytes_per_second']:.0f} GB/s"
+        "matrix products: {gflops_float32:.0f} GFLOP/s in float32, {gflops_bfloat16:.0f} in bfloat16".format(**results)
     )
-    results["loading_seconds"] = loading_seconds()
-    print("loading: " + ", ".join(f"{name} {took:.2f} s" for name, took in results["loading_seconds"].items()) + "\n")
     results["models"] = {}
     for name in loops.MODELS:
         print(f"{name} ...", flush=True)
         results["models"][name] = compare(name, results)
-        for side in ("ours", "plain"):
-            if side in results["models"][name]:
-                results["models"][name][side]["peak_megabytes"] = memory(name, side)
     print(tables.plain(HEADER, list(rows(results["models"]))) + "\n")
     return write("bench.json", results)
 
@@ -289,7 +227,6 @@ def main(args):
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("--growth", action="store_true", help="measure how an epoch's cost grows, and nothing else")
-    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)  # what bench asks a process of its own
     return parser.parse_args(words)
 
 

@@ -220,7 +220,7 @@ def publish_run(entry, folder):
         shutil.copyfile(folder / "analyses.json", REPORT / "results" / f"{entry.name}-analyses.json")
     figures, weights = REPORT / "figures" / entry.name, REPORT / "models" / f"{entry.name}.pt"
     shutil.rmtree(figures, ignore_errors=True)
-    shutil.copytree(folder / "figures", figures, ignore=shutil.ignore_patterns("step-*", "*.gif"))
+    shutil.copytree(folder / "figures", figures, ignore=shutil.ignore_patterns("step-*"))
     weights.unlink(missing_ok=True)
     model, size = half_precision(folder / "model.pt"), io.BytesIO()
     torch.save(model, size)
