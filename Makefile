@@ -9,7 +9,12 @@ READY := existing-environment
 endif
 TEX_PACKAGES := latexmk texlive-latex-recommended texlive-fonts-recommended texlive-latex-extra poppler-utils
 NO_TEX := LaTeX is missing, so no PDF is made: install $(TEX_PACKAGES) (Debian, Ubuntu) or any TeX with latexmk
+# both wait for another package installation to finish, up to two minutes
+APT_UPDATE := for i in $$(seq 24); do apt-get update -qq 2>/dev/null && break; sleep 5; done
+APT_INSTALL := apt-get install -y -qq -o DPkg::Lock::Timeout=120
 IS_ROOT_DEBIAN := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
+
+PROSE := README.md CONTRIBUTING.md Makefile docs code datasets report/answers report/report.tex report/macros.py tests
 
 .DEFAULT_GOAL := all
 .PHONY: all quick beyond long test test-slow test-oldest lint report publish bench seeds submission help clean setup \
@@ -59,13 +64,13 @@ test-slow: $(READY) ## the tests that take long
 	@$(PYTHON) -m pytest -m slow
 
 lint: $(READY) ## check style and format
-	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check -q .
+	@$(PYTHON) -m ruff check -q . && $(PYTHON) -m ruff format --check -q . && $(PYTHON) -m codespell_lib $(PROSE)
 
 # torch 2.4, the oldest allowed, needs Python 3.12 or older: make test-oldest BASE_PYTHON=python3.12
 test-oldest: ## the fast tests on the oldest versions that requirements.txt allows
 	@test -x .venv-oldest/bin/python || $(BASE_PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python -m pip install -q --disable-pip-version-check $$(sed 's/>=\(.*\)/==\1.*/' requirements.txt) \
-	  pytest hypothesis
+	  pytest pytest-xdist hypothesis
 	@.venv-oldest/bin/python -m pytest -m "not slow"
 
 clean: ## delete the environment and the caches, keep data and runs
@@ -89,11 +94,11 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python 3.10 or newer is needed: make BASE_PYTHON=python3.12, for one"; exit 1; }
 	@$(BASE_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(IS_ROOT_DEBIAN) && \
-	  echo "Installing python3-venv" && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; } || \
+	  echo "Installing python3-venv" && { $(APT_UPDATE); } && $(APT_INSTALL) python3-venv >/dev/null; } || \
 	  { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
-	@echo "Setting up $(VENV)/ (torch is large: minutes, and 6 GB)"
+	@echo "Setting up $(VENV)/: downloads 3 GB, most of it PyTorch for GPUs, and uses 6 GB (README: a smaller build)"
 	@$(BASE_PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt || \
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-dev.txt || \
 	  { echo "pip could not install requirements-dev.txt: see the lines above; is there a network?"; exit 1; }
 	@$(VENV)/bin/python -c 'import torch, torchvision' 2>/dev/null || \
 	  { echo "torch and torchvision do not match: $(VENV)/bin/python -m pip install --upgrade torch torchvision"; exit 1; }
@@ -104,5 +109,5 @@ existing-environment:
 	  { echo "$(PYTHON) lacks packages: $(PYTHON) -m pip install -r requirements-dev.txt"; exit 1; }
 
 latex:
-	@command -v latexmk >/dev/null || { $(IS_ROOT_DEBIAN) && echo "Installing $(TEX_PACKAGES)" && apt-get update -qq && \
-	  apt-get install -y -qq --no-install-recommends $(TEX_PACKAGES) >/dev/null 2>&1; } || { echo "$(NO_TEX)"; exit 1; }
+	@command -v latexmk >/dev/null || { $(IS_ROOT_DEBIAN) && echo "Installing $(TEX_PACKAGES)" && { $(APT_UPDATE); } && \
+	  $(APT_INSTALL) --no-install-recommends $(TEX_PACKAGES) >/dev/null 2>&1; } || { echo "$(NO_TEX)"; exit 1; }
