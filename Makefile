@@ -105,7 +105,7 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 	@touch $@
 
 existing-environment:
-	@$(PYTHON) -c 'import torch, torchvision, numpy, scipy, matplotlib, tqdm' || \
+	@$(PYTHON) -c 'import torch, torchvision, numpy, scipy, matplotlib, tqdm, filelock' || \
 	  { echo "$(PYTHON) lacks packages: $(PYTHON) -m pip install -r requirements-dev.txt"; exit 1; }
 
 latex:

@@ -3,7 +3,9 @@
 import importlib
 import os
 import re
+import shutil
 import subprocess
+import textwrap
 
 import pytest
 
@@ -67,6 +69,30 @@ def test_set_up_names_what_is_missing(tmp_path):
     done = make("-C", str(fresh), "setup", f"PYTHON={bare}")
     done = make("-C", str(fresh), "existing-environment", f"PYTHON={bare}")
     assert "lacks packages" in done.stdout + done.stderr
+
+
+def test_latex_waits_for_another_package_installation(tmp_path):
+    """With an apt-get that finds the lock taken twice; nothing else is on the path but what the recipe needs."""
+    stubs = {
+        "apt-get": f"""
+            echo "$@" >>{tmp_path}/calls
+            [ "$1" = update ] && [ "$(wc -l <{tmp_path}/calls)" -lt 3 ] && exit 100
+            [ "$1" = install ] && cp {tmp_path}/id {tmp_path}/latexmk
+            exit 0""",
+        "id": "echo 0",
+        "sleep": "exit 0",
+    }
+    for name, text in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{textwrap.dedent(text).strip()}\n")
+        (tmp_path / name).chmod(0o755)
+    for name in ("sh", "seq", "wc", "cp"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    call = [shutil.which("make"), "-s", "latex"]
+    done = subprocess.run(call, cwd=ROOT, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call.split()[0] for call in calls] == ["update"] * 3 + ["install"]
+    assert "DPkg::Lock::Timeout=120" in calls[-1]
 
 
 def test_make_runs_the_tests_of_the_readme_in_ci():
