@@ -30,6 +30,7 @@ from common.run import Run, require_finite
 from datasets.mnist import GREY, mnist
 
 AVERAGING = 0.999  # decay per step of the exponential moving average of the generator's weights
+METRICS = ["loss_D", "loss_G", "D_x", "D_G_z"]  # of each training epoch: both losses, mean of D(x) and of D(G(z))
 EVALUATE_EVERY = 5  # epochs between two measurements of the Frechet distance to the validation images
 
 
@@ -120,7 +121,7 @@ def update_batchnorm(average):
 
 
 def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_step=lambda: None):
-    """One epoch; D and G learn from the same generated batch. Returns the average losses, D(x) and D(G(z))."""
+    """One epoch; in each step D and G learn from the same generated batch. Returns the averages of METRICS."""
     device = next(generator.parameters()).device
     generator.train()
     discriminator.train()
@@ -149,8 +150,7 @@ def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_
         records.append(torch.stack([loss_D, loss_G, *scores]).detach())
         after_step()
     require_finite([record.sum() for record in records])
-    loss_D, loss_G, D_x, D_G_z = torch.stack(records).mean(0).tolist()
-    return {"loss_D": loss_D, "loss_G": loss_G, "D_x": D_x, "D_G_z": D_G_z}
+    return dict(zip(METRICS, torch.stack(records).mean(0).tolist()))
 
 
 def warn_if_dead(epoch, losses, say):
@@ -226,8 +226,7 @@ def measured(run):
 
 def save_figures(run, title, snapshots, floor):
     """The samples of Question 2.6, and the curves of the losses, of D's outputs and of the Frechet distance."""
-    names = ["epoch", "loss_D", "loss_G", "D_x", "D_G_z"]
-    epochs, loss_D, loss_G, D_x, D_G_z = (run.column(name)[1:] for name in names)  # epoch 0 has no losses
+    epochs, loss_D, loss_G, D_x, D_G_z = (run.column(name)[1:] for name in ["epoch", *METRICS])  # epoch 0 has none
     figures.curves(run.figure("losses.pdf"), epochs, {"discriminator": loss_D, "generator": loss_G},
                    ylabel="loss, nats", title=f"{title}; dotted: values for D = 1/2",
                    marks=[(2 * math.log(2), "2 log 2"), (math.log(2), "log 2")])  # fmt: skip
@@ -293,7 +292,7 @@ def main(args):
 
     for epoch in range(len(run.history), args.n_epochs + 1):
         run.seed(epoch)
-        losses = dict.fromkeys(["loss_D", "loss_G", "D_x", "D_G_z"])
+        losses = dict.fromkeys(METRICS)
         if epoch > 0:
             # the learning rate is constant in the first half of training, then decays linearly to 0
             decay = min(1.0, 2 * (1 - (epoch - 1) / args.n_epochs))
@@ -339,15 +338,14 @@ def parse_args(words=None):
     group.add_argument("--lr", type=number(float, above=0), default=8e-4, help="learning rate of G")
     group.add_argument("--d_lr", type=number(float, above=0), default=3e-4, help="learning rate of D")
     group.add_argument("--latent_dim", type=number(int, 1, 10000), default=100, help="dimensions of the noise vector")
-    group.add_argument("--width", type=number(int, 1, 32), default=2, help="layer widths of G, relative to the template")
-    group.add_argument("--d_width", type=number(int, 1, 32), default=3, help="layer widths of D, relative to the template")
+    group.add_argument("--width", type=number(int, 1, 32), default=2, help="factor for the layer widths of G")
+    group.add_argument("--d_width", type=number(int, 1, 32), default=3, help="factor for the layer widths of D")
     group.add_argument("--groups", type=number(int, 0), default=16, help="minibatch std: images per group; 0: not used")
     group.add_argument("--save_interval", type=number(int, 1), default=500, help="steps between two saved sample grids")
     models.sample_options(parser, number)
     cli.run_options(parser, GREY)
     args = parser.parse_args(words)
-    if args.quick:
-        args.n_epochs = min(args.n_epochs, 4)
+    args.n_epochs = min(args.n_epochs, 4) if args.quick else args.n_epochs
     return args
 
 

@@ -114,10 +114,8 @@ class Model(nn.Module):
     ):
         super().__init__()
         self.alpha = alpha
-        if arch == "multiscale":
-            self.flow = multiscale.Flow(shape, n_flows, n_hidden, mix)
-        else:
-            self.flow = Flow(shape, n_flows, n_hidden)
+        size = shape, n_flows, n_hidden
+        self.flow = multiscale.Flow(*size, mix) if arch == "multiscale" else Flow(*size)
         self.noise = multiscale.Dequantizer(shape) if dequantize == "variational" else None
 
     def dequantize(self, z):
@@ -357,8 +355,7 @@ def parse_args(words=None):
     for name, value in DEFAULTS[args.arch].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.quick:
-        args.epochs = min(args.epochs, 4)
+    args.epochs = min(args.epochs, 4) if args.quick else args.epochs
     return args
 
 

@@ -222,11 +222,9 @@ def densities(path, line, shapes, title=""):
         inset.imshow(np.asarray(shape["image"]), vmin=0, vmax=1)
         inset.set(xticks=[], yticks=[])
         inset.grid(False)
-    axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$")
-    axes[0].set_title("latent space")
+    axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$", title="latent space")
     for axis in axes:
         axis.set(aspect="equal", xlabel="$z_1$")
-        axis.tick_params(labelsize=7)
     axes[0].plot([], [], color="0.4", linewidth=0.8, linestyle=DASHED, label="prior $p(z)$")
     axes[0].fill_between([], [], color="0.6", label="posterior $p(z|x)$ of A and B")
     axes[0].plot([], [], color=COLOURS[1], linewidth=0.9, linestyle="--", label="$q(z|x)$")
@@ -248,14 +246,10 @@ def generator_losses(path, norms, scores, ahead, title=""):
         axes[0].plot(a, losses[i], **style)
         axes[1].plot(steps, norms[label], label=label, linewidth=1, **style)
         axes[2].plot(steps, scores[label], linewidth=1, **style)
-    for axis in axes[1:]:
-        axis.axvspan(1, ahead, color="0.9", zorder=0)
-        axis.set(xlabel="step", yscale="log")
     axes[0].set(xlabel="logit a of D(G(z))", ylabel="nats", title="loss of G")
-    axes[1].set_title("norm of G's gradient")
-    axes[2].set_title("mean of D(G(z))")
-    for axis in axes:
-        axis.tick_params(labelsize=7)
+    for axis, what in zip(axes[1:], ["norm of G's gradient", "mean of D(G(z))"]):
+        axis.axvspan(1, ahead, color="0.9", zorder=0)
+        axis.set(xlabel="step", yscale="log", title=what)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(title, fontsize=9)
     finish(figure, path)
