@@ -9,7 +9,7 @@ Frechet distance between 10,000 samples and the test images, in the features of 
 3.79. For 10,000 training images it is 0.96. The classifier assigns more than 90 % probability to one class for a share
 of 0.89 of the samples. The samples' coverage of the test images is 0.90.
 
-Training takes 50 epochs instead of the template's 200, because the learning rate decays to 0 in the second half.
+Training stops after 50 epochs instead of the template's 200. By then the learning rate has decayed to 0.
 """
 
 import copy
@@ -154,7 +154,7 @@ def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_
 
 
 def warn_if_dead(epoch, losses, say):
-    """Print a warning if one network has won: its loss is near 0 in the whole epoch, and the other gets no signal."""
+    """Print a warning if the average loss of one network is near 0: the other one then no longer improves."""
     for side, other in ("D", "G"), ("G", "D"):
         loss = losses[f"loss_{side}"]
         if loss < 0.01:
@@ -201,7 +201,7 @@ def choose_ends(generator, classifier, n, seed):
 
 
 def save_interpolations(run, title, generator, classifier):
-    """Question 2.7: five rows of 9 images from one digit to another; each row starts where the previous one ends."""
+    """Question 2.7: rows of 9 images, two samples and 7 steps between them. Each row starts where the last one ends."""
     ends, classes = choose_ends(generator, classifier, 6, run.args.seed)
     if len(ends) < 2:
         run.say("All 500 samples are of one class: no interpolation is drawn")
@@ -332,16 +332,16 @@ def main(args):
 
 def parse_args(words=None):
     number, parser = cli.number, cli.Parser(__doc__, __file__)
-    group = parser.add_argument_group("model and training")
-    group.add_argument("--n_epochs", type=number(int, 1), default=50, help="number of epochs")
-    group.add_argument("--batch_size", type=number(int, 2), default=128, help="images per step, at least 2")
-    group.add_argument("--lr", type=number(float, above=0), default=8e-4, help="learning rate of G")
-    group.add_argument("--d_lr", type=number(float, above=0), default=3e-4, help="learning rate of D")
-    group.add_argument("--latent_dim", type=number(int, 1, 10000), default=100, help="dimensions of the noise vector")
-    group.add_argument("--width", type=number(int, 1, 32), default=2, help="factor for the layer widths of G")
-    group.add_argument("--d_width", type=number(int, 1, 32), default=3, help="factor for the layer widths of D")
-    group.add_argument("--groups", type=number(int, 0), default=16, help="minibatch std: images per group; 0: not used")
-    group.add_argument("--save_interval", type=number(int, 1), default=500, help="steps between two saved sample grids")
+    add = parser.add_argument_group("model and training").add_argument
+    add("--n_epochs", type=number(int, 1), default=50, help="number of epochs")
+    add("--batch_size", type=number(int, 2), default=128, help="images per step, at least 2")
+    add("--lr", type=number(float, above=0), default=8e-4, help="learning rate of G")
+    add("--d_lr", type=number(float, above=0), default=3e-4, help="learning rate of D")
+    add("--latent_dim", type=number(int, 1, 10000), default=100, help="dimensions of the noise vector")
+    add("--width", type=number(int, 1, 32), default=2, help="layer widths of G relative to the template's")
+    add("--d_width", type=number(int, 1, 32), default=3, help="layer widths of D relative to the template's")
+    add("--groups", type=number(int, 0), default=16, help="group size of the minibatch standard deviation; 0: off")
+    add("--save_interval", type=number(int, 1), default=500, help="steps between two saved sample grids")
     models.sample_options(parser, number)
     cli.run_options(parser, GREY)
     args = parser.parse_args(words)

@@ -20,6 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from scipy.stats import norm
+from torch.optim.lr_scheduler import OneCycleLR
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
 from common import cli, figures, models
@@ -249,9 +250,8 @@ def main(args):
     sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim}
     model = VAE(**sizes).to(run.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=args.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
-    )
+    steps = args.epochs * len(train) + 1
+    schedule = OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False)
     codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # the same noise for the samples of every epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
@@ -293,13 +293,13 @@ def main(args):
 
 def parse_args(words=None):
     number, parser = cli.number, cli.Parser(__doc__, __file__)
-    group = parser.add_argument_group("model and training")
-    group.add_argument("--epochs", type=number(int, 1), default=40, help="number of epochs")
-    group.add_argument("--zdim", type=number(int, 1, 1000), default=20, help="number of latent dimensions")
-    group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
-    group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
-    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="peak learning rate")
-    group.add_argument("--eval_samples", type=number(int, 1), default=500, help="importance samples per test image")
+    add = parser.add_argument_group("model and training").add_argument
+    add("--epochs", type=number(int, 1), default=40, help="number of epochs")
+    add("--zdim", type=number(int, 1, 1000), default=20, help="number of latent dimensions")
+    add("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
+    add("--batch_size", type=number(int, 1), default=128, help="images per step")
+    add("--lr", type=number(float, above=0), default=6e-3, help="peak learning rate")
+    add("--eval_samples", type=number(int, 1), default=500, help="importance samples per test image, for log p(x)")
     models.sample_options(parser, number)
     cli.run_options(parser, BINARY)
     args = parser.parse_args(words)

@@ -73,8 +73,7 @@ def read_npz(path):
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as archive:
             splits = [archive[f"{split}_data"].reshape(-1, 784) for split in SIZES]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        message = f"{show(path)} is not the archive of the MADE release: delete it and download it again"
-        raise UserError(message) from None
+        raise UserError(f"{show(path)} is not the MADE archive: delete it and download it again") from None
     if not all(((split == 0) | (split == 1)).all() for split in splits):
         raise UserError(f"{show(path)} contains pixels other than 0 and 1; download the file again")
     return [split.astype(np.uint8) for split in splits]

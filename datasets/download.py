@@ -82,7 +82,6 @@ def scratch_folder():
         cache_folder().mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".download-", ignore_cleanup_errors=True)
     except OSError as error:
-        message = f"{show(cache_folder())} cannot be written ({error.strerror}), so nothing is downloaded"
-        raise Missing(message) from None
+        raise Missing(f"no download, as {show(cache_folder())} cannot be written ({error.strerror})") from None
     with folder as path:
         yield Path(path)

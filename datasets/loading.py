@@ -16,17 +16,10 @@ import torch
 from datasets.download import Missing
 from datasets.files import ROOT, UserError
 
-TITLES = {
-    "mnist": "MNIST",
-    "bmnist": "static binary MNIST",
-    "mnist-binarised": "MNIST binarised by this project",
-    "glyphs": "glyph digits (not MNIST)",
-    "glyphs-binary": "binary glyph digits (not MNIST)",
-    "fashion-mnist": "Fashion-MNIST",
-    "fashion-mnist-binarised": "Fashion-MNIST binarised by this project",
-    "kmnist": "Kuzushiji-MNIST",
-    "kmnist-binarised": "Kuzushiji-MNIST binarised by this project",
-}
+TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "kmnist": "Kuzushiji-MNIST"}
+TITLES |= {f"{name}-binarised": f"{title} binarised by this project" for name, title in TITLES.items()}
+TITLES |= {"glyphs": "glyph digits (not MNIST)", "glyphs-binary": "binary glyph digits (not MNIST)"}
+TITLES |= {"bmnist": "static binary MNIST"}
 FILES = {
     "bmnist": "BMNIST/raw/binarized_mnist_{train,valid,test}.amat",
     "mnist": "MNIST/raw/*-ubyte",

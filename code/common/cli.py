@@ -7,6 +7,7 @@ import functools
 import math
 import operator
 import os
+import shlex
 import signal
 import sys
 import zipfile
@@ -23,7 +24,7 @@ class Terminated(BaseException):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with one-line errors; --help prints the script's docstring. `-` and `_` in option names are the same."""
+    """A parser with one-line errors. --help prints the script's docstring; `-` and `_` in option names are equal."""
 
     class Formatter(argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action):
@@ -90,7 +91,9 @@ def how_to_resume():
     """The end of the message after an interruption."""
     if not run.current or run.current.finished or not run.current.history:
         return "nothing was saved yet."
-    return f"epoch {run.current.history[-1]['epoch']} is saved. Continue with: {run.command_line('--resume')}"
+    words = [word for word in sys.argv if word not in ("--resume", "--fresh")]
+    command = shlex.join(["python", *words, "--resume"])
+    return f"epoch {run.current.history[-1]['epoch']} is saved. Continue with: {command}"
 
 
 def explained(error):
@@ -100,9 +103,9 @@ def explained(error):
     if isinstance(error, Terminated):
         return f"Terminated: {how_to_resume()}", 143
     if isinstance(error, FloatingPointError) and run.current:
-        where = f"in epoch {run.current.history[-1]['epoch'] + 1}, {error}"
-        kept = f"The last good epoch is in {show(run.current.checkpoint)}"
-        return f"the loss became huge, infinite or NaN {where}. {kept}. Try a lower learning rate.", 1
+        where, saved = f"epoch {run.current.history[-1]['epoch'] + 1}, {error}", show(run.current.checkpoint)
+        problem = f"the loss became too large, infinite or NaN in {where}"
+        return f"{problem}; the epoch before is saved in {saved}; try a lower learning rate", 1
     if isinstance(error, BrokenPipeError):  # for example after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "", 1

@@ -219,9 +219,7 @@ def densities(path, line, shapes, title=""):
         axis.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
         axis.set_title(f"{'AB'[i]}, enlarged", color=colour)
         inset = axis.inset_axes([0.76, 0.76, 0.24, 0.24])
-        inset.imshow(np.asarray(shape["image"]), vmin=0, vmax=1)
-        inset.set(xticks=[], yticks=[])
-        inset.grid(False)
+        show_picture(inset, tile(shape["image"], 1, gap=0))
     axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$", title="latent space")
     for axis in axes:
         axis.set(aspect="equal", xlabel="$z_1$")

@@ -45,19 +45,13 @@ def git_commit():
         return subprocess.run(call, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
 
-def command_line(*more):
-    """The command that started this process, without --resume and --fresh."""
-    words = [word for word in sys.argv[1:] if word not in ("--resume", "--fresh")]
-    return shlex.join(["python", sys.argv[0], *words, *more])
-
-
 def seed_epoch(seed, epoch):
     """Set the random seed for an epoch; the evaluation on the test split counts as one more epoch."""
     torch.manual_seed(1_000_003 * seed + epoch)
 
 
 def require_finite(losses, limit=float("inf")):
-    """FloatingPointError if a loss of this epoch is bad. One check per epoch, so that a GPU need not wait each step."""
+    """Stop if a loss of this epoch is too large, infinite or NaN. A check in each step would slow down a GPU."""
     losses = torch.stack(losses) if losses else torch.zeros(0)
     bad = torch.nonzero(~torch.isfinite(losses) | (losses.abs() > limit))
     if len(bad):
@@ -84,7 +78,7 @@ class Run:
         self.script = Path(script).resolve().relative_to(CODE).as_posix()
         self.name = args.name or name
         if Path(self.name).name != self.name or self.name in (".", ".."):
-            raise UserError(f"--name {self.name}: must be a plain name, not a path")
+            raise UserError(f"--name {self.name}: must be a name, not a path")
         self.settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
         self.device, why = choose_device(args.device)
         self.folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / self.name
@@ -110,8 +104,7 @@ class Run:
         try:
             self.lock.acquire(timeout=0)
         except filelock.Timeout:
-            message = f"{show(self.folder)} is in use by another process: wait, or choose another --name"
-            raise UserError(message) from None
+            raise UserError(f"{show(self.folder)} is in use: wait, or choose another --name") from None
 
     def _clear(self):
         for path in self.folder.iterdir():
@@ -148,7 +141,9 @@ class Run:
         seed_epoch(self.args.seed, epoch)
 
     def load(self, parts):
-        """Load the parts {name: module, optimizer or schedule} from the checkpoint. Returns its other entries."""
+        """Load the state of the parts {name: module, optimizer or schedule} from the checkpoint, if there is one.
+
+        Returns the other entries of the checkpoint."""
         if not self.checkpoint.exists():
             return {}
         state = load_state(self.checkpoint, self.device)
@@ -174,7 +169,7 @@ class Run:
         write_atomically(self.folder / "metrics.csv", table.getvalue().encode())
 
     def record(self, epoch, **metrics):
-        """Add one row to the metrics and print it."""
+        """Add one row to the history and print it."""
         self.epoch_seconds.append(self.seconds - sum(self.epoch_seconds))
         self.history.append({"epoch": epoch, **metrics})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)

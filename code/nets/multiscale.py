@@ -112,13 +112,10 @@ class Coupling(nn.Module):
     def forward(self, z, ldj, reverse=False):
         kept, changed = z.chunk(2, dim=1)  # each [B, C / 2, H, W]
         log_scale, shift = self.nn(kept)
+        logdet = log_scale.sum((1, 2, 3))
         if reverse:
-            changed = (changed - shift) * torch.exp(-log_scale)
-            ldj = ldj - log_scale.sum((1, 2, 3))
-        else:
-            changed = changed * torch.exp(log_scale) + shift
-            ldj = ldj + log_scale.sum((1, 2, 3))
-        return torch.cat([kept, changed], 1), ldj
+            return torch.cat([kept, (changed - shift) * torch.exp(-log_scale)], 1), ldj - logdet
+        return torch.cat([kept, changed * torch.exp(log_scale) + shift], 1), ldj + logdet
 
 
 class Flow(nn.Module):
