@@ -61,8 +61,8 @@ def get_mask():
 class Coupling(nn.Module):
     """Affine coupling layer: keeps the elements where the mask is 1; they determine scale and shift of the others.
 
-    The network's inputs are only the kept elements, and its outputs only belong to the changed elements. This gives
-    the same function as multiplying with the mask, at about half the cost."""
+    The network reads only the kept elements and has outputs only for the changed ones. Multiplying with the mask would
+    give the same function, but compute with zero inputs and discarded outputs."""
 
     def __init__(self, c_in, mask, n_hidden=1024):
         super().__init__()
@@ -135,7 +135,7 @@ class Model(nn.Module):
         return (y - self.alpha / 2) / (1 - self.alpha) * 256, logdet
 
     def encode(self, input):
-        """Images to latent vectors and log |det dz/dx|, minus log q(u | x) if the dequantisation is learned."""
+        """Images to latent vectors and log |det dz/dx|; for learned dequantisation log q(u | x) is subtracted."""
         if self.noise is None:
             z, ldj = self.dequantize(input), torch.zeros_like(input[:, 0])
         else:
@@ -168,7 +168,7 @@ def bits_per_dim(log_px, dimensions=784):
 
 
 def epoch_iter(model, data, optimizer, schedule=None):
-    """One pass over `data`, with updates if the model is in training mode. Returns the average bits per dimension."""
+    """One pass over `data`, which updates a model in training mode. Returns the average bits per dimension."""
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
     for imgs, _ in data:
@@ -238,7 +238,7 @@ def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
 
 @torch.no_grad()
 def interpolations(model, val):
-    """Images [45, 784] decoded from 9 points between the latent vectors of each of five pairs, and row labels."""
+    """For five pairs of validation images: 9 images that interpolate their latent vectors [45, 784], and row labels."""
     first = [int(torch.nonzero(val.labels == digit)[0]) for digit in range(10)]
     pairs = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
     model.eval()
@@ -305,7 +305,7 @@ def main(args):
             model.eval()
             train_bpd, val_bpd = epoch_iter(model, train, None), epoch_iter(model, val, None)
         else:
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # no image is shifted in the last epochs
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # 0 in the last epochs
             train_bpd, val_bpd = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         run.record(epoch, train_bpd=train_bpd, val_bpd=val_bpd)
         if val_bpd <= min(run.column("val_bpd")):

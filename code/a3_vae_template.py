@@ -33,7 +33,7 @@ SOFTPLUS_INVERSE_OF_1 = math.log(math.e - 1)
 
 
 class Encoder(nn.Module):
-    """q(z|x), a diagonal Gaussian: maps images to its mean and standard deviation (Equation 13)."""
+    """The encoder q(z|x): maps images to the mean and std of a diagonal Gaussian (Equation 13)."""
 
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
@@ -42,11 +42,11 @@ class Encoder(nn.Module):
 
     def forward(self, input):
         mean, pre_std = at_least_float32(self.out(F.gelu(self.hidden(input)))).chunk(2, dim=-1)  # each [B, z]
-        return mean, F.softplus(pre_std + SOFTPLUS_INVERSE_OF_1) + 1e-6  # std is positive, and 1 where the output is 0
+        return mean, F.softplus(pre_std + SOFTPLUS_INVERSE_OF_1) + 1e-6  # std > 0, and 1 for output 0
 
 
 class Decoder(nn.Module):
-    """p(x|z): maps latent vectors to the means of 784 independent Bernoulli pixels (Equation 4)."""
+    """The decoder p(x|z): maps latent vectors to the means of 784 independent Bernoulli pixels (Equation 4)."""
 
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
@@ -104,7 +104,7 @@ class VAE(nn.Module):
 
 
 def epoch_iter(model, data, optimizer, schedule=None):
-    """One pass over `data`, with updates if the model is in training mode. Returns the average ELBO per image."""
+    """One pass over `data`, which updates a model in training mode. Returns the average ELBO in nats per image."""
     device = next(model.parameters()).device
     elbo, images, losses = 0, 0, []
     for x in data:
@@ -263,7 +263,7 @@ def main(args):
             model.eval()
             train_elbo, val_elbo = epoch_iter(model, train, None), epoch_iter(model, val, None)
         else:
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # no image is shifted in the last epochs
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # 0 in the last epochs
             train_elbo, val_elbo = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         reconstruction, kl, active = diagnose(model, val)
         run.record(

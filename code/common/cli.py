@@ -24,7 +24,7 @@ class Terminated(BaseException):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with one-line errors. --help prints the script's docstring; `-` and `_` in option names are equal."""
+    """A parser with one-line errors. --help prints the script's docstring; --batch-size means --batch_size."""
 
     class Formatter(argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action):
@@ -105,7 +105,7 @@ def explained(error):
     if isinstance(error, FloatingPointError) and run.current:
         where, saved = f"epoch {run.current.history[-1]['epoch'] + 1}, {error}", show(run.current.checkpoint)
         problem = f"the loss became too large, infinite or NaN in {where}"
-        return f"{problem}; the epoch before is saved in {saved}; try a lower learning rate", 1
+        return f"{problem}; the state before this epoch is in {saved}; try a lower learning rate", 1
     if isinstance(error, BrokenPipeError):  # for example after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "", 1

@@ -1,4 +1,4 @@
-"""A digest of the code that determines a run's numbers. It shows whether results were made by other code.
+"""A digest of the code that determines a run's numbers. A different digest means that the code has changed.
 
 It covers the script and all its direct and indirect imports from the three scripts, nets, beyond, datasets and
 common/quality. It is computed from syntax trees, so comments, docstrings and formatting do not change it.

@@ -74,7 +74,7 @@ def train_classifier(images, labels, device):
 def load_classifier(data, device, splits, say=print):
     """The classifier for a dataset: the published one, or one trained on this machine and stored in the cache.
 
-    `splits()` returns the labelled loaders (train, validation, test), if it has to be trained."""
+    `splits()` returns the labelled loaders (train, validation, test); it is only called to train a classifier."""
     name = f"classifier-{data}.pt"
     with torch.random.fork_rng():
         model = Classifier().to(device, memory_format=torch.channels_last)
@@ -135,7 +135,7 @@ def frechet(a, b):
 def manifold_overlap(real, fake, k=5):
     """Precision, recall, density and coverage of `fake` with respect to `real` features, [N, D] each.
 
-    The ball around each point has the distance to its k-th nearest neighbour in its own set as its radius."""
+    Each point is the centre of a ball that reaches to its k-th nearest neighbour in the same set."""
     real, fake = real.float(), fake.float()
 
     def radii(points):
@@ -174,7 +174,7 @@ def sample_metrics(model, images, real_features):
 
 
 def beside_real(of_samples, of_training_images):
-    """The metrics of samples, and with the suffix `_real` those of training images (`frechet_floor`)."""
+    """Both sets of metrics in one dictionary. Training images have the suffix `_real`, except `frechet_floor`."""
     results = of_samples | {name + "_real": value for name, value in of_training_images.items()}
     results["frechet_floor"] = results.pop("frechet_real")
     return results

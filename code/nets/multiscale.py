@@ -32,7 +32,7 @@ def unsqueeze(z):
 
 
 class ActNorm(nn.Module):
-    """Shift and scale each channel. The first training batch sets both: its outputs have mean 0 and variance 1."""
+    """Shift and scale each channel, initialised so that the first training batch gets mean 0 and variance 1."""
 
     def __init__(self, channels):
         super().__init__()
