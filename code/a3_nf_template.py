@@ -1,15 +1,16 @@
-"""RealNVP flow on MNIST (Dinh et al. 2017, arXiv:1605.08803): affine couplings on a checkerboard.
+"""RealNVP flow on MNIST (Dinh et al. 2017, arXiv:1605.08803) with affine coupling layers and a checkerboard mask.
 
-    python code/a3_nf_template.py                     train, 40 epochs (--epochs 10 for a short run)
-    python code/a3_nf_template.py --arch multiscale   the paper's own architecture (multiscale.py), 7 epochs
+    python code/a3_nf_template.py                     train for 40 epochs (--epochs 10 for a short run)
+    python code/a3_nf_template.py --arch multiscale   the paper's architecture (nets/multiscale.py), 7 epochs
     python code/a3_nf_template.py --sample 64         a grid of samples from the trained flow, no training
     python code/a3_nf_template.py --quick             a small run in half a minute
 
-Measured on 2 cores of an AMD EPYC with bfloat16 instructions, torch 2.15, MNIST: 389 s of training, below 1.85 bits per
-dimension after 70 s, validation 1.70 at the end; test split, judged once: 1.69 with one dequantisation an image, 1.64
-with eight. --arch multiscale: 456 s, test 1.12 and 1.10; with --epochs 36 (one thread, 5256 s): 1.08 and 1.06.
+Measured on 2 cores of an AMD EPYC with bfloat16 instructions, torch 2.15, MNIST: 389 s of training. The validation
+result falls below 1.85 bits per dimension after 70 s and is 1.70 at the end. The test result is 1.69 with one
+dequantisation sample per image and 1.64 with eight. For --arch multiscale these are 1.12 and 1.10 after 456 s, and with
+--epochs 36 (5256 s on one thread) 1.08 and 1.06. The test split is evaluated once, after training.
 
-The template's couplings, but of 512 units instead of 1024, with SiLU, and a one-cycle learning rate up to 0.0015.
+Changes to the template: 512 hidden units instead of 1024, SiLU, and a one-cycle learning rate with a peak of 0.0015.
 """
 
 import math
@@ -18,16 +19,18 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
+from torch.optim.lr_scheduler import OneCycleLR
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
 from common import cli, figures, models
 from common.devices import at_least_float32, autocast, in_double
+from common.figures import stage_name
 from common.run import Run, require_finite
 from datasets.mnist import GREY, mnist
 from nets import multiscale
 
-BAR = 1.85  # bits per dimension, Question 3.8
-# what each architecture trains with where the command line says nothing else
+TARGET = 1.85  # bits per dimension, to be reached in Question 3.8
+# default options of each architecture
 DEFAULTS = {
     "template": {
         "epochs": 40, "flows": 4, "hidden": 512, "batch_size": 256, "lr": 1.5e-3, "weight_decay": 0.02, "shift": 1,
@@ -41,7 +44,7 @@ DEFAULTS = {
 
 
 def log_prior(x):
-    """log N(x | 0, 1) of every element."""
+    """log N(x | 0, 1), elementwise."""
     return -0.5 * (x**2 + math.log(2 * math.pi))
 
 
@@ -50,16 +53,16 @@ def sample_prior(size):
 
 
 def get_mask():
-    """[1, 784], 1 where row + column is even: the checkerboard."""
+    """The checkerboard mask [1, 784]: 1 where row + column is even."""
     row, column = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
     return ((row + column) % 2 == 0).float().reshape(1, 784)
 
 
 class Coupling(nn.Module):
-    """Where the mask is 1, z stays; the rest is scaled and shifted by what a net says of the part that stays.
+    """Affine coupling layer: keeps the elements where the mask is 1; they determine scale and shift of the others.
 
-    The net sees the kept elements alone and speaks of the changed ones alone: multiplying by the mask would give it
-    zeros to read and outputs to throw away."""
+    The network reads only the kept elements and has outputs only for the changed ones. Multiplying with the mask would
+    give the same function, but compute with zero inputs and discarded outputs."""
 
     def __init__(self, c_in, mask, n_hidden=1024):
         super().__init__()
@@ -71,13 +74,13 @@ class Coupling(nn.Module):
             nn.Linear(n_hidden, n_hidden), nn.SiLU(),
             nn.Linear(n_hidden, 2 * len(self.changed)),
         )  # fmt: skip
-        nn.init.zeros_(self.nn[-1].weight)  # so the whole flow starts as the identity
+        nn.init.zeros_(self.nn[-1].weight)  # the whole flow starts as the identity
         nn.init.zeros_(self.nn[-1].bias)
 
     def forward(self, z, ldj, reverse=False):
-        """z [B, c_in], ldj [B] -> the same, transformed; the Jacobian is triangular, its diagonal exp(log_scale)."""
+        """z [B, c_in], ldj [B] -> the same shapes. The Jacobian is triangular, with exp(log_scale) on the diagonal."""
         kept, changed = z[:, self.kept], z[:, self.changed]
-        log_scale, shift = at_least_float32(self.nn(kept)).chunk(2, dim=1)
+        log_scale, shift = at_least_float32(self.nn(kept)).chunk(2, dim=1)  # each [B, number of changed elements]
         log_scale = torch.tanh(log_scale)
         if reverse:
             changed = (changed - shift) * torch.exp(-log_scale)
@@ -89,16 +92,13 @@ class Coupling(nn.Module):
 
 
 class Flow(nn.Module):
-    """2 n_flows couplings, on the checkerboard and its complement in turn."""
+    """2 * n_flows coupling layers that alternate between the checkerboard mask and its complement."""
 
     def __init__(self, shape, n_flows=4, n_hidden=512):
         super().__init__()
         (channels,) = shape
         mask = get_mask()
-        self.layers = nn.ModuleList()
-        for _ in range(n_flows):
-            self.layers.append(Coupling(channels, mask, n_hidden))
-            self.layers.append(Coupling(channels, 1 - mask, n_hidden))
+        self.layers = nn.ModuleList(Coupling(channels, m, n_hidden) for _ in range(n_flows) for m in (mask, 1 - mask))
         self.z_shape = (channels,)
 
     def forward(self, z, logdet, reverse=False):
@@ -108,38 +108,34 @@ class Flow(nn.Module):
 
 
 class Model(nn.Module):
-    """Integers 0..255 to noise and back, with the log-density that the way implies."""
+    """Dequantisation, logit and flow: log p(x) of images with integers 0..255, and samples."""
 
     def __init__(
         self, shape, n_flows=4, n_hidden=512, alpha=1e-5, arch="template", mix="permute", dequantize="uniform"
     ):
         super().__init__()
         self.alpha = alpha
-        if arch == "multiscale":
-            self.flow = multiscale.Flow(shape, n_flows, n_hidden, mix)
-        else:
-            self.flow = Flow(shape, n_flows, n_hidden)
+        size = shape, n_flows, n_hidden
+        self.flow = multiscale.Flow(*size, mix) if arch == "multiscale" else Flow(*size)
         self.noise = multiscale.Dequantizer(shape) if dequantize == "variational" else None
 
     def dequantize(self, z):
-        """Noise in [0, 1) makes integers a continuous variable whose density bounds their probability (Theis 2016)."""
+        """Add uniform noise in [0, 1). The mean log-density is then a lower bound of log P(x) (Theis et al. 2016)."""
         return z + torch.rand_like(z)
 
     def logit_normalize(self, z, logdet, reverse=False):
-        """[0, 256] to the real line: y = alpha / 2 + (1 - alpha) z / 256, then logit(y); and back."""
-        d = z.shape[1]
+        """Map [0, 256] to the real line: y = alpha / 2 + (1 - alpha) z / 256, then logit(y). `reverse` inverts it."""
+        linear = z.shape[1] * (math.log(1 - self.alpha) - math.log(256))  # log-determinant of z -> y
         if not reverse:
             y = self.alpha / 2 + (1 - self.alpha) * z / 256
-            logdet = logdet + d * (math.log(1 - self.alpha) - math.log(256))
-            logdet = logdet - (torch.log(y) + torch.log1p(-y)).sum(1)
+            logdet = logdet + linear - (torch.log(y) + torch.log1p(-y)).sum(1)
             return torch.log(y) - torch.log1p(-y), logdet
         y = torch.sigmoid(z)
-        logdet = logdet + (torch.log(y) + torch.nn.functional.logsigmoid(-z)).sum(1)
-        logdet = logdet - d * (math.log(1 - self.alpha) - math.log(256))
+        logdet = logdet + (torch.log(y) + nn.functional.logsigmoid(-z)).sum(1) - linear
         return (y - self.alpha / 2) / (1 - self.alpha) * 256, logdet
 
     def encode(self, input):
-        """Integers to a latent vector and log |det dz/dx|; a learned q(u | x) takes its log-density off the latter."""
+        """Images to latent vectors and log |det dz/dx|; for learned dequantisation log q(u | x) is subtracted."""
         if self.noise is None:
             z, ldj = self.dequantize(input), torch.zeros_like(input[:, 0])
         else:
@@ -148,13 +144,13 @@ class Model(nn.Module):
         return self.flow(*self.logit_normalize(z, ldj))
 
     def forward(self, input):
-        """log p(x) [B] in nats, the density on the scale 0..256, from one dequantisation."""
+        """log p(x) [B] in nats for pixel values in [0, 256], from one dequantisation sample per image."""
         z, ldj = self.encode(input)
         return log_prior(z).sum(1) + ldj
 
     @torch.no_grad()
     def decode(self, z):
-        """Latent vectors to images, integers 0..255."""
+        """Latent vectors to images with integers 0..255."""
         z, ldj = self.flow(z, torch.zeros_like(z[:, 0]), reverse=True)
         x, _ = self.logit_normalize(z, ldj, reverse=True)
         return x.floor().clamp(0, 255)
@@ -162,7 +158,7 @@ class Model(nn.Module):
     @torch.no_grad()
     def sample(self, n_samples):
         device = next(self.parameters()).device
-        with autocast(device):  # as in training: only going there and back takes more digits
+        with autocast(device):  # as in training; only the exact inverse of an image needs float32
             return self.decode(sample_prior((n_samples, *self.flow.z_shape)).to(device))
 
 
@@ -172,7 +168,7 @@ def bits_per_dim(log_px, dimensions=784):
 
 
 def epoch_iter(model, data, optimizer, schedule=None):
-    """One pass over `data`, learning if the model is in training mode. Returns the average bits per dimension."""
+    """One pass over `data`, which updates a model in training mode. Returns the average bits per dimension."""
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
     for imgs, _ in data:
@@ -182,7 +178,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
             loss = bits_per_dim(log_px.mean())
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # one odd batch does not undo an epoch
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # limits the effect of one unusual batch
             optimizer.step()
             if schedule:
                 schedule.step()
@@ -194,7 +190,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
 
 
 def run_epoch(model, data, optimizer, schedule=None):
-    """One epoch of training and one of validation. Returns the two averages, bits per dimension."""
+    """One epoch of training, then validation. Returns both averages in bits per dimension."""
     traindata, valdata = data
     model.train()
     train_bpd = epoch_iter(model, traindata, optimizer, schedule)
@@ -204,7 +200,9 @@ def run_epoch(model, data, optimizer, schedule=None):
 
 @torch.no_grad()
 def averaged_bpd(model, data, n_samples):
-    """Bits per dimension of the average of `n_samples` dequantisations' densities: nearer to log P(x) than one."""
+    """Bits per dimension with the density averaged over `n_samples` dequantisation samples per image.
+
+    This is closer to the exact log P(x) than one sample."""
     device = next(model.parameters()).device
     total, images = 0.0, 0
     for imgs, _ in data:
@@ -217,7 +215,7 @@ def averaged_bpd(model, data, n_samples):
 
 @torch.no_grad()
 def worst_round_trip(model, images):
-    """The largest error of a pixel, in grey levels, on its way to the latent vector and back."""
+    """The largest reconstruction error of a pixel, in grey levels, after mapping images to z and back."""
     x = images.float() + 0.5
     z, ldj = model.flow(*model.logit_normalize(x, torch.zeros_like(x[:, 0])))
     back, _ = model.logit_normalize(*model.flow(z, ldj, reverse=True), reverse=True)
@@ -225,22 +223,22 @@ def worst_round_trip(model, images):
 
 
 def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
-    """Bits per dimension against the epoch, 0 being the untrained model; what happens at the bar in a second panel."""
-    crossed = next((epoch for epoch, bpd in enumerate(val_curve) if bpd < BAR), None)
-    points, told, start = [], f"; dotted: {BAR}", 1 if crossed == 1 or len(val_curve) < 4 else 2
+    """Bits per dimension against the epoch (0: untrained). A second panel shows the values near the target."""
+    crossed = next((epoch for epoch, bpd in enumerate(val_curve) if bpd < TARGET), None)
+    start, points, note = 1 if crossed == 1 or len(val_curve) < 4 else 2, [], f"; dotted: {TARGET}"
     if crossed:
         points = [(crossed, val_curve[crossed])]
-        told += f", passed at epoch {crossed}" + (f", {sum(seconds[: crossed + 1]):.0f} s" if seconds else "")
+        note += f", reached in epoch {crossed}" + (f", {sum(seconds[: crossed + 1]):.0f} s" if seconds else "")
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
-        ylabel="bits per dimension", title=title, points=points, marks=[(BAR, "")], zoom_title=told,
-        zoom_from=start, zoom_ylim=(min(val_curve) - 0.05, max(BAR + 0.1, *val_curve[start:], *train_curve[start:])),
+        ylabel="bits per dimension", title=title, points=points, marks=[(TARGET, "")], zoom_title=note, zoom_from=start,
+        zoom_ylim=(min(val_curve) - 0.05, max(TARGET + 0.1, *val_curve[start:], *train_curve[start:])),
     )  # fmt: skip
 
 
 @torch.no_grad()
 def interpolations(model, val):
-    """Five pairs of validation images of different classes, their codes joined by 9 points: [45, 784] and the pairs."""
+    """For five pairs of validation images: 9 images that interpolate their latent vectors [45, 784], and row labels."""
     first = [int(torch.nonzero(val.labels == digit)[0]) for digit in range(10)]
     pairs = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
     model.eval()
@@ -251,22 +249,17 @@ def interpolations(model, val):
 
 
 def stages(epochs):
-    """The epochs whose samples are shown: before, a quarter, half-way, after."""
+    """The epochs after which samples are drawn: 0, 1/4, 1/2 and all of the training."""
     return sorted({epochs * quarter // 4 for quarter in (0, 1, 2, 4)})
 
 
-def stage_name(epoch, epochs):
-    names = {0: "untrained", epochs // 2: "half-way", epochs: "end"}
-    return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
-
-
 def save_figures(run, title, model, val, snapshots):
-    """What Question 3.8 asks for, samples from the same z at four points of training, interpolations."""
+    """The curve and the samples of Question 3.8, and interpolations between validation images."""
     save_bpd_plot(run.column("train_bpd"), run.column("val_bpd"), run.figure("bpd.pdf"), title, run.epoch_seconds)
     grids = {stage_name(epoch, run.epochs): snapshots[epoch] / 255 for epoch in stages(run.epochs)}
-    figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: the same z in all")
+    figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: same z in every grid")
     images, rows = interpolations(model, val)
-    caption = f"{title}: between validation images, in latent space"
+    caption = f"{title}: interpolation in latent space"
     figures.image_grids(run.figure("interpolation.png"), {caption: images / 255}, 9, row_labels=rows)
 
 
@@ -299,10 +292,9 @@ def main(args):
              "mix": args.mix, "dequantize": args.dequantize}  # fmt: skip
     model = Model([784], **sizes).to(run.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=args.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
-    )
-    codes = sample_prior((25, 784)).to(run.device)  # the same in every picture of every epoch
+    steps = args.epochs * len(train) + 1
+    schedule = OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    codes = sample_prior((25, 784)).to(run.device)  # the same for the samples of every epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
     snapshots, best = state.get("snapshots", {}), state.get("best")
@@ -313,8 +305,7 @@ def main(args):
             model.eval()
             train_bpd, val_bpd = epoch_iter(model, train, None), epoch_iter(model, val, None)
         else:
-            # the share of shifted training images falls to 0, which it reaches in the last tenth of the epochs
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # 0 in the last epochs
             train_bpd, val_bpd = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         run.record(epoch, train_bpd=train_bpd, val_bpd=val_bpd)
         if val_bpd <= min(run.column("val_bpd")):
@@ -331,7 +322,7 @@ def main(args):
     test_bpd = epoch_iter(model, run.progress(test, "test"), None)
     test_bpd_8 = averaged_bpd(model, run.progress(test, "test, 8 samples"), 8)
     chosen = min(run.history, key=lambda row: row["val_bpd"])
-    crossed = next((row["epoch"] for row in run.history if row["val_bpd"] < BAR), None)
+    crossed = next((row["epoch"] for row in run.history if row["val_bpd"] < TARGET), None)
     run.finish(
         [model], val_bpd=chosen["val_bpd"], best_epoch=chosen["epoch"], test_bpd=test_bpd, test_bpd_8=test_bpd_8,
         first_epoch_below_1_85=crossed, round_trip=worst_round_trip(model, val.subset(1000).images),
@@ -340,33 +331,31 @@ def main(args):
 
 
 def parse_args(words=None):
-    number = cli.number
-    parser = cli.Parser(__doc__, __file__)
-    group = parser.add_argument_group("model and training")
-    group.add_argument("--arch", choices=list(DEFAULTS), default="template", help="multiscale: the paper's own")
+    number, parser = cli.number, cli.Parser(__doc__, __file__)
+    add = parser.add_argument_group("model and training").add_argument
+    add("--arch", choices=list(DEFAULTS), default="template", help="architecture of the flow")
 
     def by_arch(name, text, **kind):
         template, multiscale = (defaults[name] for defaults in DEFAULTS.values())
-        group.add_argument(f"--{name}", help=f"{text} (default: {template}; multiscale: {multiscale})", **kind)
+        add(f"--{name}", help=f"{text} (default: {template}; multiscale: {multiscale})", **kind)
 
-    by_arch("epochs", "passes over the training images", type=number(int, 1))
-    by_arch("flows", "pairs of couplings; multiscale: steps per level", type=number(int, 1, 100))
-    by_arch("hidden", "width of the couplings' nets", type=number(int, 1, 20000))
+    by_arch("epochs", "number of epochs", type=number(int, 1))
+    by_arch("flows", "pairs of coupling layers; multiscale: steps per level", type=number(int, 1, 100))
+    by_arch("hidden", "width of the hidden layers", type=number(int, 1, 20000))
     by_arch("batch_size", "images per step", type=number(int, 1))
-    by_arch("lr", "highest learning rate", type=number(float, above=0))
-    by_arch("weight_decay", "AdamW's weight decay", type=number(float, 0))
-    by_arch("shift", "pixels by which training images are shifted at first", type=number(int, 0, 3))
-    by_arch("mix", "multiscale: what precedes a coupling; conv1x1: learned", choices=["permute", "conv1x1"])
+    by_arch("lr", "peak learning rate", type=number(float, above=0))
+    by_arch("weight_decay", "weight decay of AdamW", type=number(float, 0))
+    by_arch("shift", "data augmentation: largest shift in pixels", type=number(int, 0, 3))
+    by_arch("mix", "multiscale only: channel mixing before each coupling layer", choices=["permute", "conv1x1"])
     by_arch("dequantize", "dequantisation noise; variational: learned", choices=["uniform", "variational"])
-    group.add_argument("--alpha", type=number(float, above=0, below=0.5), default=1e-5, help="margin of the logit")
+    add("--alpha", type=number(float, above=0, below=0.5), default=1e-5, help="alpha of the logit transform")
     models.sample_options(parser, number)
     cli.run_options(parser, GREY)
     args = parser.parse_args(words)
     for name, value in DEFAULTS[args.arch].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.quick:
-        args.epochs = min(args.epochs, 4)
+    args.epochs = min(args.epochs, 4) if args.quick else args.epochs
     return args
 
 

@@ -2,13 +2,14 @@
 
     python code/a3_vae_template.py               20 latent dimensions
     python code/a3_vae_template.py --zdim 2      2 latent dimensions, with the manifold
-    python code/a3_vae_template.py --quick       the same in half a minute, small
+    python code/a3_vae_template.py --quick       a small run in half a minute
 
 Measured on 2 cores of an AMD EPYC with bfloat16 instructions, torch 2.15, static binary MNIST: 52 s of training,
-validation bound -96.52 nats; test split, judged once: bound -95.78, log p(x) -91.23 (--eval-samples 5000). With
---zdim 2: 63 s, validation bound -151.66.
+validation ELBO -96.52 nats per image; test ELBO -95.78, test log p(x) -91.23 (with --eval-samples 5000). With --zdim 2:
+63 s, validation ELBO -151.66. The test split is evaluated once, after training.
 
-Training images are shifted by up to a pixel, ever fewer of them: the training bound starts below the validation bound.
+Data augmentation: training images are shifted by up to one pixel, and the share of shifted images falls to 0 during
+training. The training ELBO is therefore below the validation ELBO in the first epochs.
 """
 
 import math
@@ -19,18 +20,20 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from scipy.stats import norm
+from torch.optim.lr_scheduler import OneCycleLR
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `datasets` lies beside this folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
 from common import cli, figures, models
 from common.devices import at_least_float32, autocast, in_double
+from common.figures import stage_name
 from common.run import Run, require_finite
 from datasets.bmnist import BINARY, bmnist
 
-SOFTPLUS_AT_1 = math.log(math.e - 1)  # softplus of it is 1
+SOFTPLUS_INVERSE_OF_1 = math.log(math.e - 1)
 
 
 class Encoder(nn.Module):
-    """q(z|x): images to the mean and the standard deviation of a diagonal Gaussian (Equation 13)."""
+    """The encoder q(z|x): maps images to the mean and std of a diagonal Gaussian (Equation 13)."""
 
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
@@ -39,22 +42,22 @@ class Encoder(nn.Module):
 
     def forward(self, input):
         mean, pre_std = at_least_float32(self.out(F.gelu(self.hidden(input)))).chunk(2, dim=-1)  # each [B, z]
-        return mean, F.softplus(pre_std + SOFTPLUS_AT_1) + 1e-6  # positive, and 1 where the layer says 0
+        return mean, F.softplus(pre_std + SOFTPLUS_INVERSE_OF_1) + 1e-6  # std > 0, and 1 for output 0
 
 
 class Decoder(nn.Module):
-    """p(x|z): codes to the means of 784 independent Bernoulli pixels (Equation 4)."""
+    """The decoder p(x|z): maps latent vectors to the means of 784 independent Bernoulli pixels (Equation 4)."""
 
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
         self.hidden = nn.Linear(z_dim, hidden_dim)
         self.out = nn.Linear(hidden_dim, 784)
-        # The units' bends are spread over the region where p(z) has mass: with two latent dimensions torch's own
-        # small weights would make all units nearly linear in it.
+        # Torch's default weights are small: with two latent dimensions every hidden unit would be nearly linear where
+        # p(z) has its mass. Larger weights and biases spread the nonlinear parts of the units over this region.
         scale = (8 / z_dim) ** 0.5
         nn.init.normal_(self.hidden.weight, std=scale)
         nn.init.uniform_(self.hidden.bias, -2 * scale, 2 * scale)
-        nn.init.normal_(self.out.weight, std=0.1 / hidden_dim**0.5)  # all means near 1/2 at first, nevertheless
+        nn.init.normal_(self.out.weight, std=0.1 / hidden_dim**0.5)  # small, so that all means start near 1/2
 
     def logits(self, input):
         return at_least_float32(self.out(F.gelu(self.hidden(input))))  # [..., 784]
@@ -67,40 +70,41 @@ class VAE(nn.Module):
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
         self.z_dim = z_dim
-        self.beta = 1.0  # weight of the KL term in training; variants change it, the bound itself has 1
+        self.beta = 1.0  # weight of the KL term in the training loss; 1 gives the ELBO, the beta-VAE changes it
         self.encoder = Encoder(hidden_dim, z_dim)
         self.decoder = Decoder(hidden_dim, z_dim)
 
     def terms(self, input):
-        """The terms of the bound in nats, each [B]: E_q[log p(x|z)] from one sample of z, and KL(q(z|x) || p(z))."""
+        """The two terms of the ELBO in nats, each [B]: log p(x|z) for one z from q(z|x), and KL(q(z|x) || p(z))."""
         x = input.flatten(1)  # [B, 784]
         mean, std = self.encoder(x)
-        z = mean + std * torch.randn_like(mean)  # reparametrised, fresh noise for every image
+        z = mean + std * torch.randn_like(mean)  # [B, z], the reparametrisation trick
         reconstruction = -F.binary_cross_entropy_with_logits(self.decoder.logits(z), x, reduction="none").sum(1)
         kl = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).sum(1)  # exact (Question 1.5)
         if self.training:
-            # The exact value, but the gradient of the one-sample estimate log q(z|x) - log p(z) along z alone: as
-            # unbiased as the exact one and less noisy where q is close to the posterior (Roeder et al. 2017).
+            # This keeps the exact value of the KL but replaces its gradient. The new gradient is that of the estimate
+            # log q(z|x) - log p(z), taken through z only. It is unbiased too, and the total gradient is less noisy
+            # when q is close to the posterior (Roeder et al. 2017).
             fixed_mean, fixed_std = mean.detach(), std.detach()
             path = 0.5 * (z**2 - ((z - fixed_mean) / fixed_std) ** 2).sum(1)
             kl = path + (kl - path).detach()
         return reconstruction, kl
 
     def forward(self, input):
-        """The average negative bound in nats per image; while training, its KL term is weighted by beta."""
+        """The average negative ELBO in nats per image. In training mode, beta weights the KL term."""
         reconstruction, kl = self.terms(input)
         return ((self.beta if self.training else 1) * kl - reconstruction).mean()
 
     @torch.no_grad()
     def sample(self, n_samples):
-        """Ancestral sampling: (images drawn from the Bernoullis, their means), each [n, 1, 28, 28]."""
+        """Ancestral sampling. Returns binary images and the Bernoulli means, each [n, 1, 28, 28]."""
         z = torch.randn(n_samples, self.z_dim, device=self.decoder.out.weight.device)
         im_means = self.decoder(z).view(-1, 1, 28, 28)
         return torch.bernoulli(im_means), im_means
 
 
 def epoch_iter(model, data, optimizer, schedule=None):
-    """One pass over `data`, learning if the model is in training mode. Returns the average bound in nats per image."""
+    """One pass over `data`, which updates a model in training mode. Returns the average ELBO in nats per image."""
     device = next(model.parameters()).device
     elbo, images, losses = 0, 0, []
     for x in data:
@@ -122,7 +126,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
 
 
 def run_epoch(model, data, optimizer, schedule=None):
-    """One epoch of training and one of validation. Returns the two average bounds."""
+    """One epoch of training, then validation. Returns both average ELBOs in nats per image."""
     traindata, valdata = data
     model.train()
     train_elbo = epoch_iter(model, traindata, optimizer, schedule)
@@ -133,20 +137,21 @@ def run_epoch(model, data, optimizer, schedule=None):
 
 @torch.no_grad()
 def diagnose(model, data):
-    """(average reconstruction term, average KL term, number of active units) over a split.
+    """The average reconstruction term, the average KL term, and the number of active latent dimensions.
 
-    A unit is active when the encoder's mean varies over the data with a variance above 0.01 (Burda et al. 2016)."""
+    A dimension is active if the variance of the encoder's mean over the data is above 0.01 (Burda et al. 2016)."""
     device = next(model.parameters()).device
     reconstruction, kl = (torch.cat(parts).mean() for parts in zip(*(model.terms(x.to(device)) for x in data)))
-    means = torch.cat([model.encoder(x.to(device).flatten(1))[0] for x in data])
+    means = torch.cat([model.encoder(x.to(device).flatten(1))[0] for x in data])  # [N, z]
     return float(reconstruction), float(kl), int((means.var(0) > 0.01).sum())
 
 
 @torch.no_grad()
 def log_likelihood(model, data, n_samples):
-    """(average bound, average estimate of log p(x)) in nats, by importance sampling from q with `n_samples` an image:
+    """The average ELBO and the average estimate of log p(x) in nats, from `n_samples` samples of q(z|x) per image.
 
-    log p(x) ~ log (1/S) sum_s p(x|z_s) p(z_s) / q(z_s|x), a lower bound in expectation that rises with S (IWAE)."""
+    log p(x) is estimated by importance sampling, log (1/S) sum_s p(x|z_s) p(z_s) / q(z_s|x). In expectation this is a
+    lower bound that increases with S (IWAE, Burda et al. 2016)."""
     device = next(model.parameters()).device
     chunk = min(n_samples, 250)
     bound, estimate, images = 0.0, 0.0, 0
@@ -171,40 +176,35 @@ def log_likelihood(model, data, n_samples):
 
 
 def save_elbo_plot(train_curve, val_curve, filename, title=""):
-    """The bounds against the epoch, from the untrained model at epoch 0."""
-    nats_a_bit = 784 * math.log(2)  # nats per image in one bit per dimension
+    """Both ELBOs against the epoch; epoch 0 is the untrained model."""
+    nats_per_bit = 784 * math.log(2)  # nats per image in one bit per dimension
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
-        ylabel="bound, nats per image", title=title, zoom_from=2,
-        second_axis=("bits per dimension", lambda nats: -nats / nats_a_bit, lambda bits: -bits * nats_a_bit),
+        ylabel="ELBO, nats per image", title=title, zoom_from=2,
+        second_axis=("bits per dimension", lambda nats: -nats / nats_per_bit, lambda bits: -bits * nats_per_bit),
     )  # fmt: skip
 
 
 def manifold_grid(n=20):
-    """n x n codes at interior percentiles of the prior, through the inverse normal CDF; z_2 grows upwards."""
-    percentiles = norm.ppf((torch.arange(n) + 0.5) / n)  # 2.5 % to 97.5 % for n = 20: all finite
-    line = torch.tensor(percentiles, dtype=torch.float32)
-    return torch.stack([line.repeat(n), line.flip(0).repeat_interleave(n)], 1)  # [n * n, 2]
+    """A grid of n x n latent vectors at equally spaced percentiles of the prior [n * n, 2]; z_2 increases upwards."""
+    # the inverse normal CDF is finite here: for n = 20 the percentiles run from 2.5 % to 97.5 %
+    line = torch.tensor(norm.ppf((torch.arange(n) + 0.5) / n), dtype=torch.float32)
+    return torch.stack([line.repeat(n), line.flip(0).repeat_interleave(n)], 1)
 
 
 @torch.no_grad()
 def snapshot(model, z):
-    """The decoder's means as grey values, to be kept until the figures are drawn."""
+    """The decoder's means as integers 0..255, stored until the figures are drawn."""
     return (255 * model.decoder(z.to(next(model.parameters()).device))).round().to(torch.uint8).cpu()
 
 
 def stages(epochs):
-    """The epochs whose samples are shown: before, a quarter, half-way, three quarters, after."""
+    """The epochs after which samples are drawn: 0, 1/4, 1/2, 3/4 and all of the training."""
     return sorted({epochs * quarter // 4 for quarter in range(5)})
 
 
-def stage_name(epoch, epochs):
-    names = {0: "untrained", epochs // 2: "half-way", epochs: "after training"}
-    return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
-
-
 def save_figures(run, title, grids, manifolds, uniforms):
-    """What Questions 1.13 to 1.15 ask for. `grids` and `manifolds` hold grey values by epoch."""
+    """The figures of Questions 1.13 to 1.15. `grids` and `manifolds`: {epoch: decoder means 0..255}."""
     save_elbo_plot(run.column("train_elbo"), run.column("val_elbo"), run.figure("elbo.pdf"), title)
     reconstruction, kl = [-value for value in run.column("val_reconstruction")], run.column("val_kl")
     figures.curves(
@@ -214,8 +214,8 @@ def save_figures(run, title, grids, manifolds, uniforms):
     )  # fmt: skip
     means = {stage_name(epoch, run.epochs): grid.cpu() / 255 for epoch, grid in grids.items()}
     draws = {name: (uniforms < mean).float() for name, mean in means.items()}
-    figures.image_grids(run.figure("samples-means.png"), means, 6, f"{title}: means of p(x|z), the same z in all")
-    figures.image_grids(run.figure("samples-draws.png"), draws, 6, f"{title}: drawn from p(x|z), the same z in all")
+    figures.image_grids(run.figure("samples-means.png"), means, 6, f"{title}: means of p(x|z), same z in every grid")
+    figures.image_grids(run.figure("samples-draws.png"), draws, 6, f"{title}: samples of p(x|z), same z in every grid")
     for part, epoch in ("before", 0), ("half-way", run.epochs // 2), ("after", run.epochs):
         if epoch in manifolds:
             grid = {stage_name(epoch, run.epochs): manifolds[epoch].float() / 255}
@@ -250,23 +250,20 @@ def main(args):
     sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim}
     model = VAE(**sizes).to(run.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.02, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=args.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
-    )
-    codes = torch.randn(36, args.zdim)  # the same in every picture of every epoch
-    uniforms = torch.rand(36, 784)
+    steps = args.epochs * len(train) + 1
+    schedule = OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # the same noise for the samples of every epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
     grids, manifolds, best = state.get("grids", {}), state.get("manifolds", {}), state.get("best")
 
     for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
-        if epoch == 0:  # the untrained model: near 784 ln 2 = 543.4 nats
+        if epoch == 0:  # the untrained model: the ELBO is near -784 ln 2 = -543.4 nats
             model.eval()
             train_elbo, val_elbo = epoch_iter(model, train, None), epoch_iter(model, val, None)
         else:
-            # the share of shifted training images falls to 0, which it reaches in the last tenth of the epochs
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))
+            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # 0 in the last epochs
             train_elbo, val_elbo = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         reconstruction, kl, active = diagnose(model, val)
         run.record(
@@ -277,7 +274,7 @@ def main(args):
             best = {name: value.clone() for name, value in model.state_dict().items()}
         if epoch in stages(args.epochs):
             grids[epoch] = snapshot(model, codes)
-        if args.zdim == 2 and epoch in (0, args.epochs // 2, args.epochs):
+        if args.zdim == 2 and epoch in (0, args.epochs // 2, args.epochs):  # Question 1.15
             manifolds[epoch] = snapshot(model, manifold_grid())
         run.save(parts, best=best, grids=grids, manifolds=manifolds)
 
@@ -295,17 +292,14 @@ def main(args):
 
 
 def parse_args(words=None):
-    number = cli.number
-    parser = cli.Parser(__doc__, __file__)
-    group = parser.add_argument_group("model and training")
-    group.add_argument("--epochs", type=number(int, 1), default=40, help="passes over the training images")
-    group.add_argument("--zdim", type=number(int, 1, 1000), default=20, help="dimensions of the latent space")
-    group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
-    group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
-    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="highest learning rate")
-    group.add_argument(
-        "--eval_samples", type=number(int, 1), default=500, help="importance samples per image for the test log p(x)"
-    )
+    number, parser = cli.number, cli.Parser(__doc__, __file__)
+    add = parser.add_argument_group("model and training").add_argument
+    add("--epochs", type=number(int, 1), default=40, help="number of epochs")
+    add("--zdim", type=number(int, 1, 1000), default=20, help="number of latent dimensions")
+    add("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
+    add("--batch_size", type=number(int, 1), default=128, help="images per step")
+    add("--lr", type=number(float, above=0), default=6e-3, help="peak learning rate")
+    add("--eval_samples", type=number(int, 1), default=500, help="importance samples per test image, for log p(x)")
     models.sample_options(parser, number)
     cli.run_options(parser, BINARY)
     args = parser.parse_args(words)

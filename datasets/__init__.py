@@ -1,1 +1,1 @@
-"""The course's data loaders: `from datasets.mnist import mnist` and `from datasets.bmnist import bmnist`."""
+"""The data loaders of the course: `from datasets.mnist import mnist` and `from datasets.bmnist import bmnist`."""

@@ -1,4 +1,4 @@
-"""Files on disk: errors that a user reads as one line, an atomic writer, a container with a checksum."""
+"""Files on disk: errors with one-line messages, atomic writing, and files with a checksum."""
 
 import hashlib
 import os
@@ -9,19 +9,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class UserError(Exception):
-    """Wrong input: one line that says what is wrong and what to do."""
+    """Wrong input by the user. The message is one line that says what is wrong and what to do."""
 
     exit_status = 2
 
 
 class Trouble(UserError):
-    """Something went wrong on the way, with correct input."""
+    """A failure that is not caused by wrong input."""
 
     exit_status = 1
 
 
 def show(path):
-    """A path in the checkout relative to it, from whichever folder the script runs; others relative to that folder."""
+    """A path as shown to the user: relative to the checkout, else relative to the current folder, else absolute."""
     path = Path(path).absolute()
     for base in (ROOT, Path.cwd()):
         if path.is_relative_to(base):
@@ -37,7 +37,7 @@ def read_bytes(path):
 
 
 def write_atomically(path, data):
-    """Whenever the process dies, readers find the old file or the complete new one. Two writers do no harm."""
+    """Write a file so that readers see either the old or the complete new content, even if the process is killed."""
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -52,12 +52,12 @@ def write_atomically(path, data):
 
 
 def write_checked(path, payload):
-    """The payload, followed by its SHA-256."""
+    """Write the payload followed by its SHA-256."""
     write_atomically(path, payload + hashlib.sha256(payload).digest())
 
 
 def read_checked(path):
-    """The payload that `write_checked` stored; UserError if one bit of it has changed."""
+    """Read the payload that `write_checked` has written; UserError if the file has changed since."""
     data = read_bytes(path)
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise UserError(f"{show(path)} is damaged or was not written by these scripts (checksum): delete it")

@@ -1,8 +1,8 @@
-"""Built-in digits for machines without the real data: 0..9 drawn from the fonts that matplotlib ships, then distorted.
+"""Glyph digits, for machines without the real data: the digits of matplotlib's fonts with random distortions.
 
-Each digit of each font is drawn once, large, and turned into a signed distance field. An image samples that field
-through a random slant, rotation, scale, shift and smooth warp, and thresholds it at a random stroke width through a
-random blur. Same seed, same bytes. They look like a hard MNIST and are never called MNIST.
+Each digit of each font is drawn once at high resolution and converted to a signed distance field. Each image samples
+this field with a random slant, rotation, scale, shift and smooth warp, then applies a random stroke width and blur.
+The fixed seed always gives the same images. They resemble MNIST but must not be reported as MNIST.
 """
 
 from pathlib import Path
@@ -16,26 +16,19 @@ from datasets.download import cache_folder, read_cache, write_cache
 from datasets.files import UserError, show
 
 FONTS = [
-    "DejaVuSans",
-    "DejaVuSans-Oblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Italic",
-    "DejaVuSansMono",
-    "STIXGeneral",
-    "STIXGeneralItalic",
-    "cmr10",
-    "cmss10",
-    "cmtt10",
-]
+    "DejaVuSans", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSansMono",
+    "STIXGeneral", "STIXGeneralItalic", "cmr10", "cmss10", "cmtt10",
+]  # fmt: skip
 SIZES = [50000, 10000, 10000]  # training, validation, test
 SEED = 1998
-FIELD = 64  # side of a distance field, with the digit in its middle
-CHUNK = 2000  # images made at a time
+FIELD = 64  # side of a distance field; the digit is in the centre
+CHUNK = 2000  # images drawn at once
 
 
 def distance_fields():
-    """Of each font and digit: the distance to its outline [fonts, 10, FIELD, FIELD], in units of the digit's height and
-    positive inside, and the digit's height as a share of the field [fonts, 10]."""
+    """Signed distances to the outlines [fonts, 10, FIELD, FIELD], and the heights of the digits [fonts, 10].
+
+    Distances are positive inside and in units of the digit's height. Heights are fractions of the field's side."""
     from matplotlib.ft2font import FT2Font
     from scipy.ndimage import distance_transform_edt
 
@@ -62,7 +55,7 @@ def distance_fields():
 
 
 def draw(fields, heights, digits, generator):
-    """One image a digit: [N] -> [N, 784] uint8."""
+    """One random image for each digit: [N] -> [N, 784] uint8."""
     n = len(digits)
 
     def uniform(low, high, *shape):
@@ -73,15 +66,14 @@ def draw(fields, heights, digits, generator):
 
     fonts = torch.randint(len(FONTS), (n,), generator=generator)
     field = fields[fonts, digits].unsqueeze(1)
-    # Where in the field each of the 28 x 28 pixels looks: the inverse of scale, rotation, slant and shift.
+    # The inverse transformation maps each of the 28 x 28 pixels to a position in the field.
     size = heights[fonts, digits] * 28 / 20 / uniform(0.85, 1.1)  # a digit is about 20 pixels high
     stretch = uniform(0.75, 1.1)
     angle, slant = normal(0.12).clamp(-0.35, 0.35), normal(0.22).clamp(-0.5, 0.5)
     cos, sin = angle.cos(), angle.sin()
-    x_scale, y_scale = size / stretch, size
-    matrix = torch.stack(
-        [x_scale * (cos + slant * sin), x_scale * (slant * cos - sin), y_scale * sin, y_scale * cos], 1
-    ).reshape(n, 2, 2)
+    width = size / stretch
+    entries = [width * (cos + slant * sin), width * (slant * cos - sin), size * sin, size * cos]
+    matrix = torch.stack(entries, 1).reshape(n, 2, 2)
     shift = normal(0.045, 2).clamp(-0.12, 0.12)
     grid = F.affine_grid(torch.cat([matrix, shift.unsqueeze(2)], 2), (n, 1, 28, 28), align_corners=False)
     # a smooth warp: 4 x 4 random displacements, interpolated
@@ -94,30 +86,27 @@ def draw(fields, heights, digits, generator):
 
 
 def make():
-    """(images [70000, 784], labels [70000]), both uint8: balanced classes in random order."""
+    """Images [70000, 784] and labels [70000], both uint8, with balanced classes in random order."""
     fields, heights = distance_fields()
     generator = torch.Generator().manual_seed(SEED)
-    images = torch.empty(sum(SIZES), 784, dtype=torch.uint8)
-    labels = torch.empty(sum(SIZES), dtype=torch.uint8)
-    for chunk in range(0, sum(SIZES), CHUNK):
-        digits = torch.arange(CHUNK).remainder(10)[torch.randperm(CHUNK, generator=generator)]
-        images[chunk : chunk + CHUNK] = draw(fields, heights, digits, generator)
-        labels[chunk : chunk + CHUNK] = digits
-    return images, labels
+    images, labels = [], []
+    for _ in range(0, sum(SIZES), CHUNK):
+        labels.append(torch.arange(CHUNK).remainder(10)[torch.randperm(CHUNK, generator=generator)])
+        images.append(draw(fields, heights, labels[-1], generator))
+    return torch.cat(images), torch.cat(labels).to(torch.uint8)
 
 
 def load(roots=(), may_download=True):
-    """((train, valid, test) images [N, 784], their labels, a sentence that says where they come from)."""
-    cached = cache_folder() / "glyphs.cache"
-    source = f"from {show(cached)}"
+    """(images [N, 784] of train, valid and test; their labels; a text that names the source)."""
+    cached, source, images = cache_folder() / "glyphs.cache", "newly drawn", None
     if cached.is_file():
         try:
             images, labels = map(torch.from_numpy, read_cache(cached, ["images", "labels"]))
-            return images.split(SIZES), labels.long().split(SIZES), source
+            source = f"from {show(cached)}"
         except UserError as error:
             source = f"drawn again, since {error}"
-    else:
-        source = "drawn just now"
-    images, labels = make()
-    problem = write_cache(cached, images=images.numpy(), labels=labels.numpy())
-    return images.split(SIZES), labels.long().split(SIZES), "; ".join([source] + ([problem] if problem else []))
+    if images is None:
+        images, labels = make()
+        problem = write_cache(cached, images=images.numpy(), labels=labels.numpy())
+        source += f"; {problem}" if problem else ""
+    return images.split(SIZES), labels.long().split(SIZES), source

@@ -1,10 +1,11 @@
-"""Batches of images in memory, and the lookup that finds the best data at hand.
+"""Batches of images in memory, and the search for a dataset.
 
-`mnist` and `bmnist` name their sources, the best first. With the name "auto" they are tried in that order: in `root`,
-in the folder that A3_DATA names, in the cache of this checkout, on the net. The built-in glyph digits come last, with a
-warning.
+The modules `mnist` and `bmnist` list their datasets in order of preference. A dataset is searched for in `root`, in the
+folder A3_DATA, in the cache and on its servers. With the name "auto" the first available dataset is used. If this is
+the built-in glyph digits, a warning is printed.
 """
 
+import copy
 import os
 import sys
 from dataclasses import dataclass, field
@@ -15,17 +16,10 @@ import torch
 from datasets.download import Missing
 from datasets.files import ROOT, UserError
 
-TITLES = {
-    "mnist": "MNIST",
-    "bmnist": "static binary MNIST",
-    "mnist-binarised": "MNIST binarised by this project",
-    "glyphs": "glyph digits (not MNIST)",
-    "glyphs-binary": "binary glyph digits (not MNIST)",
-    "fashion-mnist": "Fashion-MNIST",
-    "fashion-mnist-binarised": "Fashion-MNIST binarised by this project",
-    "kmnist": "Kuzushiji-MNIST",
-    "kmnist-binarised": "Kuzushiji-MNIST binarised by this project",
-}
+TITLES = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "kmnist": "Kuzushiji-MNIST"}
+TITLES |= {f"{name}-binarised": f"{title} binarised by this project" for name, title in TITLES.items()}
+TITLES |= {"glyphs": "glyph digits (not MNIST)", "glyphs-binary": "binary glyph digits (not MNIST)"}
+TITLES |= {"bmnist": "static binary MNIST"}
 FILES = {
     "bmnist": "BMNIST/raw/binarized_mnist_{train,valid,test}.amat",
     "mnist": "MNIST/raw/*-ubyte",
@@ -36,28 +30,27 @@ FILES = {
 
 @dataclass
 class Data:
-    """The three splits: uint8 images [N, 784] each, and their labels or None."""
+    """A dataset: for each of the three splits uint8 images [N, 784], and labels or None."""
 
     name: str
     splits: list
     labels: list
-    source: str  # where they come from, for the user
-    wanted: str  # the name of the best source, which may be another one
-    failures: list = field(default_factory=list)  # why better sources were not used
+    source: str  # for the user: the file or server from which it was loaded
+    wanted: str  # the name of the preferred dataset
+    failures: list = field(default_factory=list)  # the reasons why preferred datasets were not used
 
 
 class Batches:
-    """One split: uint8 images [N, 784] in memory, given out in float batches.
+    """A loader for one split, with its uint8 images [N, 784] in memory.
 
-    A batch is (images [B, 784], labels [B]), or without labels images [B, 1, 28, 28] alone. `shuffle` draws a new order
-    each time, `shift` moves a `share` of the images by up to that many pixels; both use torch's global random state.
-    The last batch may be smaller.
-    """
+    It yields float images [B, 784] with labels [B], or float images [B, 1, 28, 28] if `with_labels` is false. The last
+    batch may be smaller. `shuffle` draws a new order for each pass. `shift` moves a `share` of the images by up to that
+    many pixels in each direction. Both use torch's global random state."""
 
     def __init__(self, images, labels, name, source, batch_size, *, with_labels, shuffle=False, shift=0):
         self.images, self.labels, self.name, self.source = images, labels, name, source
         self.batch_size, self.with_labels, self.shuffle, self.shift = batch_size, with_labels, shuffle, shift
-        self.share = 1.0  # of the images that are shifted; the scripts lower it to 0 during training
+        self.share = 1.0  # the share of shifted images; the scripts decrease it to 0 during training
         self.title = TITLES[name]
 
     def __len__(self):
@@ -68,30 +61,30 @@ class Batches:
         return self.images
 
     def to(self, device):
-        """The same split with its images on `device`; the order is drawn on the CPU, so it is the same everywhere."""
-        return self._copy(self.images.to(device), None if self.labels is None else self.labels.to(device))
+        """The same split with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device))
 
     def subset(self, n):
-        """`n` images evenly spread over the split (the binary test file is sorted by class: never take a prefix)."""
+        """`n` images evenly spread over the split; the first `n` would not do, as binary test images are sorted."""
         picks = torch.linspace(0, len(self.images) - 1, min(n, len(self.images))).long()
-        return self._copy(self.images[picks], None if self.labels is None else self.labels[picks])
+        return self._map(lambda tensor: tensor[picks])
 
     def as_means(self):
-        """Grey images as float values in 0..1, without labels: what a VAE reads."""
-        copy = self._copy(self.images / 255, self.labels)
-        copy.with_labels = False
-        return copy
+        """Grey images as floats in 0..1, without labels, as input of a VAE."""
+        means = copy.copy(self)
+        means.images, means.with_labels = self.images / 255, False
+        return means
 
-    def _copy(self, images, labels):
-        return Batches(
-            images, labels, self.name, self.source, self.batch_size,
-            with_labels=self.with_labels, shuffle=self.shuffle, shift=self.shift,
-        )  # fmt: skip
+    def _map(self, change):
+        """A copy with changed images and labels."""
+        changed = copy.copy(self)
+        changed.images, changed.labels = change(self.images), None if self.labels is None else change(self.labels)
+        return changed
 
     def __iter__(self):
         images, labels = self.images, self.labels
         if self.shuffle:
-            order = torch.randperm(len(images)).to(images.device)
+            order = torch.randperm(len(images)).to(images.device)  # on the CPU: the same order for all devices
             images, labels = images[order], None if labels is None else labels[order]
         if self.shift:
             images = shifted(images, self.shift, self.share)
@@ -104,14 +97,14 @@ class Batches:
 
 
 def shifted(images, pixels, share=1.0):
-    """A share of the images moved by -pixels..pixels rows and columns, filled with black; [N, 784] -> [N, 784]."""
+    """Shift a share of the images by up to `pixels` rows and columns, filled with black: [N, 784] -> [N, 784]."""
     span = 2 * pixels + 1
     padded = torch.nn.functional.pad(images.view(-1, 28, 28), [pixels] * 4)
     moves = torch.randint(span * span, (len(images),))
-    moves[torch.rand(len(images)) >= share] = span * span // 2  # the middle: no move
+    moves[torch.rand(len(images)) >= share] = span * span // 2  # this number means no shift
     moves = moves.to(images.device)
     result = torch.empty_like(images).view(-1, 28, 28)
-    for move in range(span * span):  # one slice for all images with the same move
+    for move in range(span * span):  # shift all images with the same number at once
         row, column = divmod(move, span)
         picks = torch.nonzero(moves == move).squeeze(1)
         result[picks] = padded[picks, row : row + 28, column : column + 28]
@@ -119,7 +112,7 @@ def shifted(images, pixels, share=1.0):
 
 
 def data_folders(*given):
-    """The folders that the user names, with --data_root or A3_DATA. Relative ones start at the checkout."""
+    """The folders given by --data_root and A3_DATA. Relative paths start at the checkout."""
     folders = []
     for name in (*given, os.environ.get("A3_DATA")):
         if name:
@@ -131,11 +124,9 @@ def data_folders(*given):
 
 
 def find(name, names, sources, root=None, download=True):
-    """The data of this name, or with "auto" the first of `names`, down to the glyph digits, that can be had.
-
-    `sources`: {name: function that loads it}."""
+    """The dataset `name`, or with "auto" the first available one of `names`. `sources`: {name: function to load it}."""
     if name not in ("auto", *names):
-        raise UserError(f"there are no data {name!r} of this kind: choose auto, {', '.join(names)}")
+        raise UserError(f"there is no dataset {name!r} of this kind: choose auto, {', '.join(names)}")
     roots, failures = data_folders(root), []
     built_in = next(candidate for candidate in names if candidate.startswith("glyphs"))
     for candidate in names if name == "auto" else [name]:
@@ -150,29 +141,27 @@ def find(name, names, sources, root=None, download=True):
 
 
 def what_to_do(name):
-    return f"Put {FILES[name.removesuffix('-binarised')]} into a folder and name it with --data_root or A3_DATA"
+    return f"Put {FILES[name.removesuffix('-binarised')]} into a folder and give it with --data_root or A3_DATA"
 
 
 def warn(*found):
-    """One warning for all kinds of data that are not the wanted ones: what is used instead, and what to do."""
+    """One warning for all datasets that replace the preferred ones: what is used instead, and what to do."""
     other = [data for data in found if data.failures]
     if not other:
         return
-    lines = [*dict.fromkeys(f"{failure}." for data in other for failure in data.failures)]
+    lines = [f"{failure}." for data in other for failure in data.failures]
     for data in other:
-        lines.append(f"Using {TITLES[data.name]} instead of {TITLES[data.wanted]}: no result says anything about it.")
-    lines += dict.fromkeys(f"{what_to_do(data.wanted)}." for data in other)
-    for line in ["", "!" * 100, *(f"!! {line}" for line in lines), "!" * 100, ""]:
+        lines.append(f"Using {TITLES[data.name]} instead of {TITLES[data.wanted]}: the results do not apply to it.")
+    lines += [f"{what_to_do(data.wanted)}." for data in other]
+    for line in ["", "!" * 100, *(f"!! {line}" for line in dict.fromkeys(lines)), "!" * 100, ""]:
         print(line, file=sys.stderr, flush=True)
 
 
 def loaders(data, batch_size, shift, with_labels):
-    """Three `Batches`; only the training split is shuffled, or shifted if asked."""
+    """The three loaders; only the training images are shuffled and shifted."""
     warn(data)
+    options = [{"shuffle": True, "shift": shift}, {}, {}]
     return tuple(
-        Batches(
-            images, labels, data.name, data.source, batch_size,
-            with_labels=with_labels, shuffle=i == 0, shift=shift if i == 0 else 0,
-        )
-        for i, (images, labels) in enumerate(zip(data.splits, data.labels, strict=True))
-    )  # fmt: skip
+        Batches(images, labels, data.name, data.source, batch_size, with_labels=with_labels, **more)
+        for images, labels, more in zip(data.splits, data.labels, options, strict=True)
+    )

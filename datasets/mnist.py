@@ -1,9 +1,9 @@
-"""MNIST in grey values 0..255: 50,000 images for training, the last 10,000 of the 60,000 for validation, 10,000 for
-test. Fashion-MNIST and Kuzushiji-MNIST have the same format and can be chosen by name.
+"""MNIST with grey values 0..255, Fashion-MNIST and Kuzushiji-MNIST.
 
-The files are torchvision's (`MNIST/raw/*-ubyte`) and are downloaded by torchvision, which checks the archives. MNIST is
-also checked against the published images. The course's loader trains on 40,000 images and validates on 10,000 others
-with random shifts; ours never shifts a validation image.
+Of the 60,000 training images, the first 50,000 are used for training and the last 10,000 for validation. The other
+10,000 images are the test split. The files (`MNIST/raw/*-ubyte`) are downloaded by torchvision, which checks the
+archives. The content of MNIST is also verified by SHA-256. The course's loader trains on only 40,000 images and shifts
+validation images at random; this one does not.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from datasets import download, glyphs, loading
 from datasets.download import Missing, cache_folder, scratch_folder
 from datasets.files import UserError, read_bytes, show
 
-CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}  # torchvision's, and their folders
+CLASSES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST"}  # names in torchvision, and folders
 VALIDATION, TRAINING, TEST = 10000, 60000, 10000
 # SHA-256 of MNIST's images and labels, one byte each
 SHA256 = {
@@ -40,58 +40,59 @@ def has_files(root, name):
 
 
 def layout(name):
-    """(items, bytes of the header, bytes of an item) of a file."""
+    """The number of items in a file, the bytes of its header, and the bytes per item."""
     count = TRAINING if name.startswith("train") else TEST
     return (count, 16, 784) if "images" in name else (count, 8, 1)
 
 
 def read_file(path, check):
-    """The bytes of images [N, 784] or labels [N] behind the header of an idx file."""
+    """The images [N, 784] or labels [N] of an idx file. `check`: verify the SHA-256."""
     data, (count, header, item) = read_bytes(path), layout(path.name)
     size, images = header + count * item, item > 1
     if len(data) != size:
-        raise UserError(f"{show(path)} has {len(data):,} bytes where {size:,} belong: delete it and get it again")
+        raise UserError(f"{show(path)} has {len(data):,} bytes instead of {size:,}: delete it and download it again")
     values = np.frombuffer(data, np.uint8)[header:]
     if (check and hashlib.sha256(values).hexdigest() != SHA256[path.name]) or (not images and values.max() > 9):
-        raise UserError(f"{show(path)} is not the published file (checksum): delete it and get it again")
+        raise UserError(f"{show(path)} is not the published file (checksum): delete it and download it again")
     return torch.from_numpy(values.reshape(count, -1).copy() if images else values.astype(np.int64))
 
 
 def read(root, name):
-    """[images, labels] of the training and of the test file; UserError unless they are the published ones."""
+    """Training images, training labels, test images, test labels; UserError if they are not the published ones."""
     return [read_file(root / CLASSES[name] / "raw" / file, name == "mnist") for file in SHA256]
 
 
 def reasons(error):
-    """Why a download by torchvision failed, one reason per server."""
+    """The reasons of a failed download by torchvision, one per server."""
     text = " ".join(str(error).split()) or type(error).__name__
     found = re.findall(r"Tried https?://([^/]+)\S*, got: <?(?:urlopen error )?(.*?)>?(?= Tried|$)", text)
     return "; ".join(f"{host}: {why}" for host, why in found) or text
 
 
 def download_files(name):
-    """With torchvision, into a scratch folder first, so that the cache never holds half of anything."""
+    """Download with torchvision, first into a temporary folder, so that the cache never contains incomplete files."""
     import torchvision
 
-    original, folder_name = getattr(torchvision.datasets, CLASSES[name]), CLASSES[name]
-    # under the same name, since torchvision names its folder after the class; https mirrors where there are any
+    folder_name = CLASSES[name]
+    original = getattr(torchvision.datasets, folder_name)
     mirrors = [url for url in original.mirrors if url.startswith(SAFE)] or original.mirrors
+    # a subclass with only the https mirrors; it has the same name because torchvision names the folder after the class
     chosen = type(folder_name, (original,), {"mirrors": mirrors})
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(download.TIMEOUT)
     try:
         with scratch_folder() as folder:
             try:
-                with contextlib.redirect_stderr(io.StringIO()):  # four progress bars
+                with contextlib.redirect_stderr(io.StringIO()):  # hides four progress bars
                     chosen(str(folder), download=True)
                 parts = read(folder, name)
-            except Exception as error:  # whatever torchvision, urllib or a bad archive raises
+            except Exception as error:  # torchvision, urllib and damaged archives raise many kinds
                 raise Missing(f"{loading.TITLES[name]} cannot be downloaded: {reasons(error)}") from None
             for archive in (folder / folder_name / "raw").glob("*.gz"):
                 archive.unlink()
             if not has_files(cache_folder(), name):
-                shutil.rmtree(cache_folder() / folder_name, ignore_errors=True)  # an incomplete one
-                with contextlib.suppress(OSError):  # another process was first
+                shutil.rmtree(cache_folder() / folder_name, ignore_errors=True)  # it is incomplete
+                with contextlib.suppress(OSError):  # another process was faster
                     os.replace(folder / folder_name, cache_folder() / folder_name)
             return parts
     finally:
@@ -99,8 +100,9 @@ def download_files(name):
 
 
 def load(name, roots, may_download=True):
-    """((train, valid, test) images [N, 784], their labels, where they come from): from the folders in `roots`, the
-    cache, or the net."""
+    """(images [N, 784] of train, valid and test; their labels; a text that names the source).
+
+    Sources, in this order: the folders in `roots`, the cache, a download."""
     for root in (*roots, cache_folder()):
         if has_files(root, name):
             parts, source = read(root, name), f"from {show(root / CLASSES[name] / 'raw')}"
@@ -115,21 +117,20 @@ def load(name, roots, may_download=True):
 
 
 def binarise(splits):
-    """Each pixel drawn once as Bernoulli(grey value / 255), with a fixed seed: a static binarisation."""
+    """Static binarisation: each pixel is drawn once from Bernoulli(grey value / 255), with a fixed seed."""
     generator = torch.Generator().manual_seed(BINARISATION_SEED)
-    return [
-        torch.cat(
-            [(255 * torch.rand(part.shape, generator=generator) < part).to(torch.uint8) for part in split.split(5000)]
-        )
-        for split in splits
-    ]
+
+    def draw(images):
+        return (255 * torch.rand(images.shape, generator=generator) < images).to(torch.uint8)
+
+    return [torch.cat([draw(images) for images in split.split(5000)]) for split in splits]
 
 
 SOURCES = {name: functools.partial(load, name) for name in CLASSES} | {"glyphs": glyphs.load}
-GREY = ["mnist", "glyphs", "fashion-mnist", "kmnist"]  # "auto" tries the first two
+GREY = ["mnist", "glyphs", "fashion-mnist", "kmnist"]  # the choices of --data; "auto" tries the first two
 
 
 def mnist(root="./data/", batch_size=128, download=True, data="auto", shift=0):
-    """Three loaders of (images [B, 784] in 0..255, labels [B]); the training one shuffles (and shifts, if asked)."""
+    """Three loaders of (images [B, 784] in 0..255, labels [B]). Only training images are shuffled and shifted."""
     found = loading.find(data, GREY, SOURCES, root, download)
     return loading.loaders(found, batch_size, shift, with_labels=True)

@@ -105,7 +105,7 @@ def test_splits_share_no_image(glyph_cache):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(UserError, match="there are no data 'cifar'"):
+    with pytest.raises(UserError, match="there is no dataset 'cifar'"):
         load("cifar")
     with pytest.raises(UserError, match="does not exist"):
         load("auto", root="/no/such/folder")
@@ -260,7 +260,7 @@ def test_a_damaged_text_file_is_named_with_its_line(tmp_path):
 def test_what_is_no_gzip_file_is_refused(tmp_path, content):
     path = tmp_path / "binarized_mnist_train.amat.gz"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="no complete gzip file"):
+    with pytest.raises(UserError, match="not a complete gzip file"):
         bmnist_module.read_amat(path)
 
 
@@ -269,7 +269,7 @@ def test_right_format_but_other_content_is_refused(tmp_path, empty_cache):
     folder.mkdir(parents=True)
     for split in bmnist_module.SIZES:
         (folder / f"binarized_mnist_{split}.amat").write_bytes(amat(few_images()))
-    with pytest.raises(UserError, match="12 images where 50,000"):
+    with pytest.raises(UserError, match="12 images instead of 50,000"):
         load("auto", tmp_path)
     with pytest.raises(UserError, match="checksum"):
         bmnist_module.check("valid", np.zeros((10000, 98), np.uint8), folder)
@@ -294,7 +294,7 @@ def fake_mnist(folder, sizes=None):
 
 def test_mnist_files_of_wrong_length_or_content_are_refused(tmp_path, empty_cache):
     short = fake_mnist(tmp_path / "short", {"train-images-idx3-ubyte": 5000})
-    with pytest.raises(UserError, match=r"train-images-idx3-ubyte has 5,000 bytes where 47,040,016 belong"):
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte has 5,000 bytes instead of 47,040,016"):
         loading.find("auto", mnist_module.GREY, mnist_module.SOURCES, short.parents[1])
     zeros = fake_mnist(tmp_path / "zeros")
     with pytest.raises(UserError, match="not the published file"):
@@ -408,7 +408,7 @@ FAULTS = {
     "missing": (dict(status=404), "answers 404"),
     "down": (dict(status=503), "answers 503"),
     "cut": (dict(body=b"0 1 " * 100, announce=9000), "broke off|IncompleteRead"),
-    "html": (dict(body=b"<html>sign in, please</html>"), "numbers where 784"),
+    "html": (dict(body=b"<html>sign in, please</html>"), "numbers instead of 784"),
 }
 
 

@@ -95,7 +95,7 @@ def test_for_other_data_a_classifier_is_trained_once_and_named(fashion, monkeypa
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(1))  # the caller's random state is left alone
     again = quality.load_classifier("fashion-mnist", device, lambda: pytest.fail("trained again"), lines.append)
-    assert lines == ["Training a classifier of Fashion-MNIST (once)"]
+    assert lines == ["Training a classifier for Fashion-MNIST (only once)"]
     assert torch.equal(quality.classify(first, test.images / 255)[0], quality.classify(again, test.images / 255)[0])
     assert "trained on this machine" in quality.origin("fashion-mnist")
     path = mnist_module.cache_folder() / "classifier-fashion-mnist.pt"

@@ -1,1 +1,1 @@
-"""What every script uses and no model: command line, run folder, devices, files, figures, sample quality."""
+"""Code shared by all scripts: command line, run folders, devices, files, figures, metrics of sample quality."""

@@ -1,10 +1,13 @@
-"""The command line: options, number types, errors in one line."""
+"""Command line: options, number types, and one-line error messages."""
 
 import argparse
 import contextlib
 import errno
+import functools
 import math
+import operator
 import os
+import shlex
 import signal
 import sys
 import zipfile
@@ -17,26 +20,21 @@ from datasets.files import ROOT, show
 
 
 class Terminated(BaseException):
-    """SIGTERM."""
+    """Raised when the process receives SIGTERM."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors in one line; the script's docstring above the options; `--batch-size` is the same as `--batch_size`."""
+    """A parser with one-line errors. --help prints the script's docstring; --batch-size means --batch_size."""
 
     class Formatter(argparse.RawDescriptionHelpFormatter):
-        def __init__(self, prog):
-            super().__init__(prog, max_help_position=26, width=100)
-
         def _get_help_string(self, action):
-            plain = action.default in (None, False, argparse.SUPPRESS)
-            return action.help if plain else f"{action.help} (default: %(default)s)"
+            no_default = action.default in (None, False, argparse.SUPPRESS)
+            return action.help if no_default else f"{action.help} (default: %(default)s)"
 
     def __init__(self, doc, file):
-        script = Path(file).resolve().relative_to(ROOT).as_posix()
-        super().__init__(
-            prog=Path(file).name, description=doc, usage=f"python {script} [options]", formatter_class=self.Formatter,
-            allow_abbrev=False,
-        )  # fmt: skip
+        usage = f"python {Path(file).resolve().relative_to(ROOT).as_posix()} [options]"
+        layout = functools.partial(self.Formatter, max_help_position=26, width=100)
+        super().__init__(Path(file).name, usage, doc, formatter_class=layout, allow_abbrev=False)
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else args
@@ -55,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def number(kind, low=None, high=None, above=None, below=None):
-    """An argparse type: an int or a finite float within limits."""
+    """An argparse type: an int or a finite float, at least `low`, at most `high`, above `above`, below `below`."""
 
     def convert(text):
         try:
@@ -64,13 +62,9 @@ def number(kind, low=None, high=None, above=None, below=None):
             raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number") from None
         if not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
-        for limit, holds, words in (
-            (low, lambda: value >= low, "at least"),
-            (high, lambda: value <= high, "at most"),
-            (above, lambda: value > above, "above"),
-            (below, lambda: value < below, "below"),
-        ):
-            if limit is not None and not holds():
+        limits = [(low, operator.ge, "at least"), (high, operator.le, "at most")]
+        for limit, holds, words in [*limits, (above, operator.gt, "above"), (below, operator.lt, "below")]:
+            if limit is not None and not holds(value, limit):
                 raise argparse.ArgumentTypeError(f"must be {words} {limit}, not {text}")
         return value
 
@@ -78,58 +72,57 @@ def number(kind, low=None, high=None, above=None, below=None):
 
 
 def run_options(parser, data_names=()):
-    """The options that all training scripts share; those about data only where there are some."""
+    """The options that all training scripts share. `data_names`: the datasets to choose from, if any."""
     parser.set_defaults(data_root=None)
     if data_names:
-        group = parser.add_argument_group("data")
-        group.add_argument(
-            "--data", default="auto", choices=["auto", *data_names], help="which data; auto: the best at hand"
-        )
-        group.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
+        group, choices = parser.add_argument_group("data"), ["auto", *data_names]
+        group.add_argument("--data", default="auto", choices=choices, help="dataset; auto: the first one available")
+        group.add_argument("--data_root", metavar="FOLDER", help="folder with the data files (or set A3_DATA)")
     group = parser.add_argument_group("run")
-    group.add_argument("--name", help="name of the run's folder (default: by model)")
-    group.add_argument("--seed", type=number(int, 0, 2**31), default=42, help="start of all random numbers")
+    group.add_argument("--name", help="name of the run's folder (default: depends on the model)")
+    group.add_argument("--seed", type=number(int, 0, 2**31), default=42, help="random seed")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     group.add_argument("--resume", action="store_true", help="continue an unfinished run")
     group.add_argument("--fresh", action="store_true", help="delete the run of this name and start again")
-    group.add_argument("--quick", action="store_true", help="a small run that shows that everything works")
+    group.add_argument("--quick", action="store_true", help="a small run to check that everything works")
 
 
 def how_to_resume():
-    """For a user who has just stopped a run."""
+    """The end of the message after an interruption."""
     if not run.current or run.current.finished or not run.current.history:
         return "nothing was saved yet."
-    return f"epoch {run.current.history[-1]['epoch']} is saved. Continue with: {run.command_line('--resume')}"
+    words = [word for word in sys.argv if word not in ("--resume", "--fresh")]
+    command = shlex.join(["python", *words, "--resume"])
+    return f"epoch {run.current.history[-1]['epoch']} is saved. Continue with: {command}"
 
 
 def explained(error):
-    """(one line, exit status) for an exception that a user can cause, None for any other: a bug."""
+    """(one-line message, exit status) of an exception that a user can cause; None for any other, which is a bug."""
     if isinstance(error, KeyboardInterrupt):
         return f"Interrupted: {how_to_resume()}", 130
     if isinstance(error, Terminated):
         return f"Terminated: {how_to_resume()}", 143
     if isinstance(error, FloatingPointError) and run.current:
-        epoch, saved = run.current.history[-1]["epoch"] + 1, show(run.current.checkpoint)
-        return (
-            f"the loss exploded (huge, infinite or NaN) in epoch {epoch}, {error}; the last good epoch is in {saved}: "
-            "try a lower learning rate"
-        ), 1
-    if isinstance(error, BrokenPipeError):  # whoever read the output has gone
+        where, saved = f"epoch {run.current.history[-1]['epoch'] + 1}, {error}", show(run.current.checkpoint)
+        problem = f"the loss became too large, infinite or NaN in {where}"
+        return f"{problem}; the state before this epoch is in {saved}; try a lower learning rate", 1
+    if isinstance(error, BrokenPipeError):  # for example after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "", 1
     if isinstance(error, (OSError, zipfile.BadZipFile)):
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         file = f"{show(error.filename)}: " if getattr(error, "filename", None) else ""
         reason = getattr(error, "strerror", None) or error
-        return f"{file}{reason}; {'make room' if full else 'fix that'}, then try again; {how_to_resume()}", 1
+        advice = "free some disk space" if full else "correct this"
+        return f"{file}{reason}; {advice}, then try again; {how_to_resume()}", 1
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-        return f"out of memory: try a smaller model or batch; {how_to_resume()}", 1
+        return f"out of memory: try a smaller model or batch size; {how_to_resume()}", 1
     if hasattr(error, "exit_status"):
         return str(error), error.exit_status
 
 
 def start(main, parse_args):
-    """Run a script; whatever a user can cause ends in one line and an exit status."""
+    """Run a script. Errors that a user can cause print one line and set the exit status."""
 
     def terminate(*_):
         raise Terminated
@@ -140,14 +133,14 @@ def start(main, parse_args):
         main(args)
         return
     except BaseException as error:
-        told = explained(error)
-        if told is None or os.environ.get("A3_DEBUG"):
+        explanation = explained(error)
+        if explanation is None or os.environ.get("A3_DEBUG"):
             raise
-    line, status = told
+    line, status = explanation
     if run.current:
         run.current.close_bar()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     if line:
         print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr, flush=True)
-    os._exit(status)  # at once, even in the middle of a long matrix product
+    os._exit(status)  # exits at once, without waiting for other threads

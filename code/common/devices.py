@@ -1,4 +1,4 @@
-"""The device, number formats, and what machine this is."""
+"""Choice of the device, number formats, and facts about the machine."""
 
 import contextlib
 import functools
@@ -17,7 +17,7 @@ except ImportError:  # Windows
 
 
 def choose_device(name):
-    """(device, why)."""
+    """The torch device for --device, and the reason for this choice."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda"), torch.cuda.get_device_name()
@@ -28,12 +28,12 @@ def choose_device(name):
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UserError(f"--device {name}: this machine or this torch has no such device; try --device auto") from None
-    return device, "as asked"
+        raise UserError(f"--device {name}: no such device on this machine; try --device auto") from None
+    return device, "chosen by --device"
 
 
 def autocast(device, wanted=True):
-    """Matrix products in bfloat16 where the machine has fast instructions for them; sums stay in float32."""
+    """Compute matrix products in bfloat16 if the hardware does this fast. Sums stay in float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and fast_bf16(device.type))
 
 
@@ -42,24 +42,23 @@ def fast_bf16(device_type):
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     with contextlib.suppress(OSError):
-        return device_type == "cpu" and bool(
-            {"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split())
-        )
+        flags = Path("/proc/cpuinfo").read_text().split() if device_type == "cpu" else []
+        return "avx512_bf16" in flags or "amx_bf16" in flags
     return False
 
 
 def at_least_float32(x):
-    """The bfloat16 result of a matrix product as float32: log-determinants and losses are sums of many terms."""
+    """Convert bfloat16 to float32, because losses and log-determinants are sums of many terms."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def in_double(x):
-    """For sums of many terms; on the CPU where the device has no float64, as Apple's."""
+    """Convert to float64 for long sums. Apple GPUs have no float64, so their tensors move to the CPU."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def processor(device=None):
-    """The name of the GPU, or of the processor."""
+    """The model name of the GPU or the CPU."""
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_name()
     with contextlib.suppress(OSError):
@@ -70,6 +69,6 @@ def processor(device=None):
 
 
 def peak_megabytes():
-    """The most memory that this process has held so far; None where the system does not say."""
+    """The peak memory of this process so far; None if the system does not report it."""
     if resource:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,7 +1,7 @@
-"""A digest of the code that makes a run's numbers, to find results that the code has outgrown.
+"""A digest of the code that determines a run's numbers. A different digest means that the code has changed.
 
-It covers the script and what it imports, directly or not, from the three scripts, nets, beyond, datasets and
-common/quality. Only syntax trees count: comments, docstrings and layout do not.
+It covers the script and all its direct and indirect imports from the three scripts, nets, beyond, datasets and
+common/quality. It is computed from syntax trees, so comments, docstrings and formatting do not change it.
 """
 
 import ast
@@ -13,7 +13,7 @@ CODE = ROOT / "code"
 
 
 def path_of(module):
-    """The file of one of our modules that makes numbers, or None."""
+    """The file of a module that belongs to the digest; None for any other module."""
     folder, _, name = module.partition(".")
     if folder in ("nets", "beyond") or module == "common.quality" or folder.startswith("a3_"):
         return CODE / (f"{folder}/{name}.py" if name else f"{folder}.py")
@@ -37,7 +37,7 @@ def without_docstrings(tree):
 
 
 def plain(node):
-    """A syntax tree as nested lists: the same in all versions of Python, which ast.dump is not."""
+    """A syntax tree as nested lists. Unlike ast.dump, the result is the same in all versions of Python."""
     if isinstance(node, ast.AST):
         fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
         return [type(node).__name__, *([name, plain(value)] for name, value in fields if name != "kind")]
@@ -45,7 +45,7 @@ def plain(node):
 
 
 def files_of(script):
-    """The files that make the numbers of a script, given relative to code/."""
+    """The files that the digest of a script covers. `script` is relative to code/."""
     found, waiting = set(), [CODE / script]
     while waiting:
         path = waiting.pop()

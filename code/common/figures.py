@@ -1,39 +1,31 @@
-"""One plotting style for all figures: curves as vector PDF, image grids as PNG. Needs no screen."""
+"""All figures in one style: curves as PDF, image grids as PNG. No display is needed."""
 
 import io
 
 import matplotlib
 
-matplotlib.use("Agg")  # no window, on no machine
+matplotlib.use("Agg")  # draw into files, without a display
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import LogLocator
 from PIL import Image
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart
+# the colours of Okabe and Ito, which colour-blind readers can distinguish
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-plt.rcParams.update(
-    {
-        "figure.dpi": 150,
-        "savefig.bbox": "tight",
-        "savefig.pad_inches": 0.03,
-        "font.size": 8,
-        "axes.titlesize": 8,
-        "legend.fontsize": 7,
-        "xtick.labelsize": 7,
-        "ytick.labelsize": 7,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "grid.linewidth": 0.6,
-        "lines.linewidth": 1.2,
-        "legend.frameon": False,
-        "axes.prop_cycle": plt.cycler(color=COLOURS),
-        "pdf.fonttype": 42,  # embedded TrueType, which the conference's rules ask for
-        "image.cmap": "gray",
-    }
-)
+DASHED, DOTTED = (0, (4, 2)), (0, (1, 1.5))
+plt.rcParams.update({
+    "figure.dpi": 150, "savefig.bbox": "tight", "savefig.pad_inches": 0.03, "image.cmap": "gray",
+    "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2, "legend.frameon": False, "axes.prop_cycle": plt.cycler(color=COLOURS),
+    "pdf.fonttype": 42,  # embedded TrueType fonts, which the conference style requires
+})  # fmt: skip
+
+
+def stage_name(epoch, epochs):
+    """The caption of samples that are drawn after an epoch."""
+    names = {0: "untrained", epochs // 2: "half-way", epochs: "end"}
+    return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
 
 
 def finish(figure, path):
@@ -42,7 +34,7 @@ def finish(figure, path):
 
 
 def finish_grey(figure, path, dpi):
-    """A PNG of 16 grey values, four bits a pixel: looks the same as matplotlib's of four channels, a fifth as large."""
+    """Save as a PNG with 16 grey levels. It looks like matplotlib's PNG and has a fifth of its size."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi)
     plt.close(figure)
@@ -53,34 +45,20 @@ def finish_grey(figure, path, dpi):
 
 
 def curves(
-    path,
-    x,
-    lines,
-    xlabel="epoch",
-    ylabel="",
-    title="",
-    marks=(),
-    second_axis=None,
-    ylim=None,
-    log=False,
-    log_x=False,
-    zoom_from=None,
-    zoom_ylim=None,
-    zoom_title="",
-    points=(),
-    marker=None,
-):
-    """`lines`: {label: values}. `marks`: (y, text) for horizontal reference lines. `points`: (x, y) for dots.
+    path, x, lines, xlabel="epoch", ylabel="", title="", marks=(), second_axis=None, ylim=None, log=False, log_x=False,
+    zoom_from=None, zoom_ylim=None, zoom_title="", points=(), marker=None,
+):  # fmt: skip
+    """Curves {label: values}. `marks`: (y, text) of horizontal dotted lines. `points`: (x, y) of dots.
+
     `second_axis`: (label, forward, inverse), the same quantity in another unit on the right.
-    `zoom_from`: a second panel, with `zoom_title`, shows the lines from this place on, between `zoom_ylim`; marks,
-    points and second axis move there. A panel is 2.7 inches wide, half of the report's text."""
+    `zoom_from`: add a second panel with the curves from this index on, `zoom_ylim` and `zoom_title`. The marks, the
+    points and the second axis are then drawn there. A panel is 2.7 inches wide, half of the report's text width."""
     panels = 2 if zoom_from is not None and len(x) > zoom_from + 1 else 1
-    figure, places = plt.subplots(1, panels, figsize=(2.7 * panels, 1.6), squeeze=False, layout="constrained")
-    styles = ["-", "--", "-.", ":"]
-    for axes, start in zip(places[0], (0, zoom_from)):
+    figure, (all_axes,) = plt.subplots(1, panels, figsize=(2.7 * panels, 1.6), squeeze=False, layout="constrained")
+    for axes, start in zip(all_axes, (0, zoom_from)):
         for i, (label, values) in enumerate(lines.items()):
-            how = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "markersize": 3}
-            axes.plot(x[start:], values[start:], styles[i % 4], label=label, **how)
+            style = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "markersize": 3}
+            axes.plot(x[start:], values[start:], ["-", "--", "-.", ":"][i % 4], label=label, **style)
         axes.set(xlabel=xlabel, ylabel="" if start else ylabel)
         if log_x:
             axes.set_xscale("log")
@@ -89,55 +67,54 @@ def curves(
         if log:
             axes.set_yscale("log")
     if len(lines) > 1:
-        places[0, 0].legend()
+        all_axes[0].legend()
     if panels == 2:
         figure.suptitle(title, fontsize=8)
-        axes.set_title(f"from {xlabel} {x[zoom_from]} on{zoom_title}", fontsize=7)
+        axes.set_title(f"from {xlabel} {x[zoom_from]}{zoom_title}", fontsize=7)
         axes.set_ylim(zoom_ylim)
     else:
         axes.set_title(title)
     if ylim:
-        places[0, 0].set_ylim(*ylim)
+        all_axes[0].set_ylim(*ylim)
     if second_axis:
-        label, forward, inverse = second_axis
-        axes.secondary_yaxis("right", functions=(forward, inverse)).set_ylabel(label)
+        axes.secondary_yaxis("right", functions=second_axis[1:]).set_ylabel(second_axis[0])
     if marks and not ylim:
-        axes.margins(y=0.2)  # room for their texts
+        axes.margins(y=0.2)  # space for the texts of the marks
     for height, text in marks:
-        axes.axhline(height, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)))
-        below = height < min(map(min, lines.values()))  # the text's side is the one without the lines
+        axes.axhline(height, color="0.35", linewidth=0.9, linestyle=DOTTED)
+        below = height < min(map(min, lines.values()))  # put the text on the side away from the curves
         axes.annotate(
             text, (1, height), xytext=(0, -1 if below else 1), xycoords=("axes fraction", "data"),
             textcoords="offset points", ha="right", va="top" if below else "bottom", fontsize=7,
-            annotation_clip=True,  # a mark outside the axes is left out
+            annotation_clip=True,  # no text for a mark outside the axes
         )  # fmt: skip
-    for place, height in points:
-        axes.plot([place], [height], "o", color="0.15", markersize=3)
+    for point in points:
+        axes.plot(*point, "o", color="0.15", markersize=3)
     finish(figure, path)
 
 
 def growth(path, lines, title, ylabel):
-    """A panel for each of {what grows: {x, seconds}}, both axes logarithmic; dotted: in proportion to x."""
+    """One log-log panel for each {quantity: {x, seconds}}. The dotted line is proportional to x."""
     figure, axes = plt.subplots(1, len(lines), figsize=(5.5, 2.1), sharey=True, layout="constrained")
     for axis, (what, line) in zip(axes, lines.items()):
         x, y = line["x"], line["seconds"]
         axis.plot(x, y, "o-", color=COLOURS[0], markersize=4)
-        axis.plot(x, [y[-1] * place / x[-1] for place in x], linestyle=(0, (1, 1.5)), color="0.35", linewidth=0.9)
-        fixed = what != "images" and f" ({line['images'][0]:,} images)"
-        axis.set(xscale="log", yscale="log", xlabel=f"{what}{fixed or ''}")
+        axis.plot(x, [y[-1] * value / x[-1] for value in x], linestyle=DOTTED, color="0.35", linewidth=0.9)
+        fixed = "" if what == "images" else f" ({line['images'][0]:,} images)"
+        axis.set(xscale="log", yscale="log", xlabel=what + fixed)
         axis.xaxis.label.set_size(8)
-        axis.set_xticks(x, [f"{place:,}" for place in x], fontsize=8)
+        axis.set_xticks(x, [f"{value:,}" for value in x], fontsize=8)
         axis.tick_params(which="minor", bottom=False, labelbottom=False)
         axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("{x:g}")
     axes[0].set_ylabel(ylabel)
-    figure.suptitle(f"{title}; dotted: in proportion", fontsize=9)
+    figure.suptitle(f"{title}; dotted: proportional growth", fontsize=9)
     finish(figure, path)
 
 
 def tile(images, columns, gap=1):
-    """[N, 784] or [N, 1, 28, 28] in 0..1 -> one uint8 picture, row by row, thin grey lines between."""
+    """Images [N, 784] or [N, 1, 28, 28] in 0..1 to one uint8 picture with grey lines between them."""
     images = np.asarray(images.detach().cpu().float()).reshape(-1, 28, 28)
     rows = -(-len(images) // columns)
     picture = np.full((rows * (28 + gap) + gap, columns * (28 + gap) + gap), 90, np.uint8)
@@ -147,50 +124,49 @@ def tile(images, columns, gap=1):
     return picture
 
 
-def image_grids(path, grids, columns, title="", row_labels=None):
-    """Grids side by side, each with its caption: {caption: images}."""
+def show_picture(axis, picture, row_labels=(), **options):
+    """Draw a picture of `tile` without ticks, with a label for each row of images if there are any."""
+    axis.imshow(picture, vmin=0, vmax=255, interpolation="nearest", **options)
+    axis.set_xticks([])
+    axis.set_yticks([14.5 + 29 * i for i in range(len(row_labels))], row_labels)
+    axis.tick_params(length=0)
+    axis.grid(False)
+    axis.spines[:].set_visible(False)
+
+
+def image_grids(path, grids, columns, title="", row_labels=()):
+    """Image grids {caption: images} side by side; the row labels belong to the first one."""
     pictures = {caption: tile(images, columns) for caption, images in grids.items()}
     widths = [picture.shape[1] for picture in pictures.values()]
     height = max(picture.shape[0] for picture in pictures.values())
-    # at most the report's text width; one grid alone: half of it
+    # at most the report's text width, or half of it for a single grid
     inches = min(2.9 if len(pictures) == 1 else 5.5, 2.4 * len(pictures) * max(1, columns / 9))
     size = (inches, inches * height / sum(widths) + 0.25 + 0.2 * bool(title))
     figure, axes = plt.subplots(
         1, len(pictures), figsize=size, gridspec_kw={"width_ratios": widths}, squeeze=False, layout="constrained"
     )
-    for axis, (caption, picture) in zip(axes[0], pictures.items()):
-        axis.imshow(picture, vmin=0, vmax=255, interpolation="nearest")
+    for i, (axis, (caption, picture)) in enumerate(zip(axes[0], pictures.items())):
+        show_picture(axis, picture, () if i else row_labels)
         axis.set_title(caption, fontsize=9 if len(pictures) < 5 else 6.5)
-        axis.set(xticks=[], yticks=[])
-        axis.grid(False)
-        axis.spines[:].set_visible(False)
-        if row_labels:
-            axis.set_yticks([14.5 + 29 * i for i in range(len(row_labels))], row_labels)
-            axis.tick_params(length=0)
-            row_labels = None
     if title:
         figure.suptitle(title, fontsize=9)
     finish_grey(figure, path, max(200, int(2.5 * sum(widths) / inches)))
 
 
 def image_rows(path, rows, title=""):
-    """One row of images for each of {label: images}, all rows of one length."""
+    """One row of images for each {label: images}; all rows have the same length."""
     columns = len(next(iter(rows.values())))
-    grid = np.concatenate([tile(images, columns)[: 28 + 1] for images in rows.values()])
-    width = 4.2  # inches: with the labels the report's text width
+    grid = np.concatenate([tile(images, columns)[:29] for images in rows.values()])
+    width = 4.2  # inches; with the labels this is the report's text width
     figure, axis = plt.subplots(figsize=(width, width * grid.shape[0] / grid.shape[1]))
-    axis.imshow(grid, vmin=0, vmax=255, interpolation="nearest", aspect="auto")
-    axis.set_xticks([])
-    axis.set_yticks([14.5 + 29 * i for i in range(len(rows))], rows, fontsize=8)
-    axis.tick_params(length=0)
-    axis.grid(False)
-    axis.spines[:].set_visible(False)
+    show_picture(axis, grid, list(rows), aspect="auto")
+    axis.tick_params(labelsize=8)
     axis.set_title(title, fontsize=8)
     finish_grey(figure, path, max(200, int(2.5 * grid.shape[1] / width)))
 
 
 def picture(path, images, columns):
-    """A bare grid, without any caption."""
+    """Save an image grid without captions, enlarged twice."""
     grid = Image.fromarray(tile(images, columns))
     grid.resize((2 * grid.width, 2 * grid.height), Image.Resampling.NEAREST).save(path)
 
@@ -198,7 +174,7 @@ def picture(path, images, columns):
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
     """Points in the plane, coloured by class 0..9."""
     figure, axes = plt.subplots(figsize=(2.6, 2.3), layout="constrained")
-    shown = np.random.default_rng(0).permutation(len(points))  # no class on top of another
+    shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another
     colours = plt.cm.tab10(np.asarray(labels)[shown])
     axes.scatter(points[shown, 0], points[shown, 1], s=1, c=colours, linewidths=0, rasterized=True)
     for digit in range(10):
@@ -214,46 +190,41 @@ def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
 
 
 def densities(path, line, shapes, title=""):
-    """Prior, posterior and q in the plane: all in one picture, then each of `shapes` near its code.
+    """Prior, posterior and q(z|x) in a two-dimensional latent space: all together, then one enlarged panel per image.
 
-    `shapes`: dicts with `density` [n, n] on the grid line x line (rows: z_2), `mean` and `std` of q, the `image`."""
+    `shapes`: one dict per image with the posterior `density` [n, n] on the grid line x line (rows: z_2), `mean` and
+    `std` of q, and the `image`."""
     figure, axes = plt.subplots(1, 1 + len(shapes), figsize=(5.5, 2.6), layout="constrained")
     angle = np.linspace(0, 2 * np.pi, 200)
     circle = np.stack([np.cos(angle), np.sin(angle)], 1)
-    radii = [1.177, 2.448]  # hold 50 % and 95 % of a Gaussian in the plane
+    radii = [1.177, 2.448]  # circles that contain 50 % and 95 % of a two-dimensional standard Gaussian
     for radius in radii:
-        axes[0].plot(*(radius * circle).T, color="0.4", linewidth=0.8, linestyle=(0, (4, 2)))
+        axes[0].plot(*(radius * circle).T, color="0.4", linewidth=0.8, linestyle=DASHED)
     for i, (axis, shape) in enumerate(zip(axes[1:], shapes)):
         density, colour = np.asarray(shape["density"], np.float64), COLOURS[[0, 2][i % 2]]
         falling = np.sort(density.ravel())[::-1]
         mass = falling.cumsum() / falling.sum()
         levels = [falling[np.searchsorted(mass, share)] for share in (0.95, 0.5)]
         mean, std = shape["mean"].numpy(), shape["std"].numpy()
-        for where in axes[0], axis:
-            where.contourf(
-                line, line, density, [levels[0], levels[1], density.max() * 1.01], colors=[colour], alpha=0.35
-            )
-            where.contour(line, line, density, levels, colors=[colour], linewidths=0.7)
+        for panel in axes[0], axis:
+            panel.contourf(line, line, density, [*levels, density.max() * 1.01], colors=[colour], alpha=0.35)
+            panel.contour(line, line, density, levels, colors=[colour], linewidths=0.7)
             for radius in radii:
-                where.plot(*(mean + radius * std * circle).T, color=COLOURS[1], linewidth=0.9, linestyle="--")
+                panel.plot(*(mean + radius * std * circle).T, color=COLOURS[1], linewidth=0.9, linestyle="--")
         axes[0].annotate("AB"[i], mean, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
         inside = np.argwhere(density > levels[0])
         low, high = np.asarray(line)[inside.min(0)[::-1]], np.asarray(line)[inside.max(0)[::-1]]
         low, high = np.minimum(low, mean - 3 * std), np.maximum(high, mean + 3 * std)
         middle, half = (low + high) / 2, 0.6 * (high - low).max()
         axis.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half))
-        axis.set_title(f"{'AB'[i]}: near its code", color=colour)
+        axis.set_title(f"{'AB'[i]}, enlarged", color=colour)
         inset = axis.inset_axes([0.76, 0.76, 0.24, 0.24])
-        inset.imshow(np.asarray(shape["image"]), vmin=0, vmax=1)
-        inset.set(xticks=[], yticks=[])
-        inset.grid(False)
-    axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$")
-    axes[0].set_title("the prior's plane")
+        show_picture(inset, tile(shape["image"], 1, gap=0))
+    axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$", title="latent space")
     for axis in axes:
         axis.set(aspect="equal", xlabel="$z_1$")
-        axis.tick_params(labelsize=7)
-    axes[0].plot([], [], color="0.4", linewidth=0.8, linestyle=(0, (4, 2)), label="prior $p(z)$")
-    axes[0].fill_between([], [], color="0.6", label="posterior $p(z|x)$, of A and B")
+    axes[0].plot([], [], color="0.4", linewidth=0.8, linestyle=DASHED, label="prior $p(z)$")
+    axes[0].fill_between([], [], color="0.6", label="posterior $p(z|x)$ of A and B")
     axes[0].plot([], [], color=COLOURS[1], linewidth=0.9, linestyle="--", label="$q(z|x)$")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.suptitle(title, fontsize=9)
@@ -261,39 +232,35 @@ def densities(path, line, shapes, title=""):
 
 
 def generator_losses(path, norms, scores, ahead, title=""):
-    """Both losses of a generator against the discriminator's logit; gradient norms and D's mean output by step.
+    """Both generator losses against the discriminator's logit; gradient norms and mean output of D at each step.
 
-    In the first `ahead` steps, shaded, D learns alone."""
+    In the first `ahead` steps (shaded) only D is trained."""
     figure, axes = plt.subplots(1, 3, figsize=(5.5, 2.1), layout="constrained")
     a = np.linspace(-6, 6, 200)
     losses = [-np.logaddexp(0, a), np.logaddexp(0, -a)]
     for i, label in enumerate(norms):
-        how = {"color": COLOURS[i], "linestyle": ["-", "--"][i]}
+        style = {"color": COLOURS[i], "linestyle": ["-", "--"][i]}
         steps = range(1, len(norms[label]) + 1)
-        axes[0].plot(a, losses[i], **how)
-        axes[1].plot(steps, norms[label], label=label, linewidth=1, **how)
-        axes[2].plot(steps, scores[label], linewidth=1, **how)
-    for axis in axes[1:]:
-        axis.axvspan(1, ahead, color="0.9", zorder=0)
-        axis.set(xlabel="step", yscale="log")
+        axes[0].plot(a, losses[i], **style)
+        axes[1].plot(steps, norms[label], label=label, linewidth=1, **style)
+        axes[2].plot(steps, scores[label], linewidth=1, **style)
     axes[0].set(xlabel="logit a of D(G(z))", ylabel="nats", title="loss of G")
-    axes[1].set_title("norm of G's gradient")
-    axes[2].set_title("mean of D(G(z))")
-    for axis in axes:
-        axis.tick_params(labelsize=7)
+    for axis, what in zip(axes[1:], ["norm of G's gradient", "mean of D(G(z))"]):
+        axis.axvspan(1, ahead, color="0.9", zorder=0)
+        axis.set(xlabel="step", yscale="log", title=what)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(title, fontsize=9)
     finish(figure, path)
 
 
 def bars(path, groups, title, xlabel, ylabel):
-    """Bars side by side for each of {label: values}."""
+    """Groups of bars, one colour for each {label: values}."""
     figure, axes = plt.subplots()
     width = 0.8 / len(groups)
     for i, (label, values) in enumerate(groups.items()):
         axes.bar(np.arange(len(values)) + (i - (len(groups) - 1) / 2) * width, values, width, label=label)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(len(values)))
     axes.grid(False, axis="x")
-    axes.margins(y=0.25)  # room for the legend
+    axes.margins(y=0.25)  # space for the legend
     axes.legend(ncols=2)
     finish(figure, path)

@@ -1,14 +1,14 @@
-"""How good are generated digits? A small classifier's features, and what is measured in them.
+"""Metrics of sample quality, computed from the features and probabilities of a small classifier.
 
-The classifiers of MNIST and of the glyph digits are published beside this file, so that distances are the same on every
-machine; code/study/classifiers.py trains them. For other data one is trained once and kept in the data cache. No loss
-and no sample depends on them; the Frechet distance to validation images chooses the GAN's epoch.
+The classifiers for MNIST and the glyph digits are stored next to this file, so all machines compute the same distances;
+code/study/classifiers.py trains them. A classifier for other data is trained once and stored in the data cache. No loss
+depends on a classifier, but the Frechet distance to the validation images selects the epoch of the GAN.
 
-- Frechet distance between Gaussians fitted to the features of samples and of real images (Heusel et al. 2017), here in
-  the 128 features of this classifier: not comparable with distances in Inception features. Its floor is the distance
-  between as many training images and the same real images.
+- Frechet distance between Gaussians fitted to the features of samples and of real images (Heusel et al. 2017). It uses
+  the 128 features of this classifier, so it is not comparable with distances in Inception features. Compare it with the
+  distance between the same number of training images and the same real images (`frechet_floor`).
 - Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), with k = 5 neighbours.
-- How many samples fall into each class, and the share that the classifier is more than 90 % sure of.
+- The number of samples in each class, and the share of samples that the classifier is more than 90 % confident about.
 """
 
 from pathlib import Path
@@ -27,11 +27,11 @@ from datasets.loading import TITLES, shifted
 
 PUBLISHED = Path(__file__).parent
 EPOCHS, BATCH, LR = 5, 250, 4e-3
-SURE = 0.9
+CONFIDENT = 0.9
 
 
 class Classifier(nn.Module):
-    """28 x 28 images in 0..1 -> 10 logits, by way of 128 features."""
+    """28 x 28 images in 0..1 -> logits [B, 10] and features [B, 128]."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Classifier(nn.Module):
 
 @torch.enable_grad()
 def train_classifier(images, labels, device):
-    """On shifted images in 0..1; the random state of the caller is left as it was."""
+    """Train a classifier on randomly shifted images in 0..1, without changing the caller's random state."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Classifier().to(device, memory_format=torch.channels_last)
@@ -72,9 +72,9 @@ def train_classifier(images, labels, device):
 
 
 def load_classifier(data, device, splits, say=print):
-    """The classifier for data of this name: the published one, or one trained on this machine and kept in the cache.
+    """The classifier for a dataset: the published one, or one trained on this machine and stored in the cache.
 
-    `splits()` gives the three labelled loaders that it is trained and tested on."""
+    `splits()` returns the labelled loaders (train, validation, test); it is only called to train a classifier."""
     name = f"classifier-{data}.pt"
     with torch.random.fork_rng():
         model = Classifier().to(device, memory_format=torch.channels_last)
@@ -82,7 +82,7 @@ def load_classifier(data, device, splits, say=print):
         if path.exists():
             load_weights(model, load_state(path, device)["state"], path)
             return model.eval()
-    say(f"Training a classifier of {TITLES[data]} (once)")
+    say(f"Training a classifier for {TITLES[data]} (only once)")
     train, _, test = splits()
     model = train_classifier(in_unit_range(train.images), train.labels, device)
     try:
@@ -94,7 +94,7 @@ def load_classifier(data, device, splits, say=print):
 
 
 def save_classifier(path, model, test):
-    """Its weights, and the share of test images that it classifies correctly."""
+    """Save the weights and the accuracy on the test images."""
     right = classify(model, in_unit_range(test.images))[1].argmax(1) == test.labels.cpu()
     save_state(path, {"accuracy": float(right.float().mean()), "state": model.state_dict()})
 
@@ -105,7 +105,7 @@ def in_unit_range(images):
 
 
 def origin(data):
-    """For results: which classifier judged."""
+    """The name of the classifier, for results.json."""
     name = f"classifier-{data}.pt"
     return name if (PUBLISHED / name).exists() else f"a classifier of {TITLES[data]}, trained on this machine"
 
@@ -120,8 +120,9 @@ def classify(model, images):
 
 
 def frechet(a, b):
-    """Frechet distance of the Gaussians with the means and covariances of two sets of features [N, D]:
-    |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2))."""
+    """Frechet distance |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of two Gaussians.
+
+    m and S are the means and covariances of the features a and b, [N, D] each."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     s_a, s_b = np.atleast_2d(np.cov(a, rowvar=False)), np.atleast_2d(np.cov(b, rowvar=False))
     # tr (S_a S_b)^(1/2) is the sum of the roots of the eigenvalues of S_a^(1/2) S_b S_a^(1/2), a symmetric matrix
@@ -132,15 +133,16 @@ def frechet(a, b):
 
 
 def manifold_overlap(real, fake, k=5):
-    """Precision, recall, density and coverage of `fake` against `real` features [N, D]; a ball reaches from each point
-    to its k-th nearest neighbour in its own set."""
+    """Precision, recall, density and coverage of `fake` with respect to `real` features, [N, D] each.
+
+    Each point is the centre of a ball that reaches to its k-th nearest neighbour in the same set."""
     real, fake = real.float(), fake.float()
 
     def radii(points):
         return torch.cat([torch.cdist(part, points).kthvalue(k + 1).values for part in points.split(1000)])
 
     real_radius, fake_radius = radii(real), radii(fake)
-    in_real_balls = torch.zeros(len(fake))  # for each sample: in how many real images' balls it lies
+    in_real_balls = torch.zeros(len(fake))  # the number of balls around real images that contain each sample
     recalled, covered = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
     for start in range(0, len(real), 1000):
         part = slice(start, start + 1000)
@@ -157,29 +159,28 @@ def manifold_overlap(real, fake, k=5):
 
 
 def sample_metrics(model, images, real_features):
-    """All metrics for images in 0..1, against the features of real ones."""
+    """All metrics of images in 0..1, compared with the features of real images."""
     features, probabilities = classify(model, images)
     classes = torch.bincount(probabilities.argmax(1), minlength=10)
     share = (classes / classes.sum()).double()
     return {
         "frechet": frechet(features, real_features),
         "class_counts": classes.tolist(),
-        # nats by which the class histogram differs from the uniform one
+        # Kullback-Leibler divergence of the class frequencies from the uniform distribution, in nats
         "class_kl": float((share * (10 * share.clamp_min(1e-12)).log()).sum()),
-        "confident_share": float((probabilities.max(1).values > SURE).float().mean()),
+        "confident_share": float((probabilities.max(1).values > CONFIDENT).float().mean()),
         **manifold_overlap(real_features, features),
     }
 
 
 def beside_real(of_samples, of_training_images):
-    """Each metric beside its value for training images (`_real`), whose Frechet distance is the floor."""
+    """Both sets of metrics in one dictionary. Training images have the suffix `_real`, except `frechet_floor`."""
     results = of_samples | {name + "_real": value for name, value in of_training_images.items()}
     results["frechet_floor"] = results.pop("frechet_real")
     return results
 
 
 def evaluate_samples(model, samples, real, train):
-    """All metrics for samples in 0..1, against real images, and for as many training images."""
-    n = len(real)
+    """All metrics of samples in 0..1 compared with real images, and of the same number of training images."""
     real_features, _ = classify(model, real)
-    return beside_real(*(sample_metrics(model, images[:n], real_features) for images in (samples, train)))
+    return beside_real(*(sample_metrics(model, images[: len(real)], real_features) for images in (samples, train)))

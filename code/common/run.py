@@ -1,16 +1,16 @@
 """A run: its folder, settings, metrics, checkpoint, progress and results.
 
-One folder a run, `runs/<data>/<name>/` (quick runs: `runs/quick/<data>/<name>/`):
+Each run has a folder, `runs/<data>/<name>/` (quick runs: `runs/quick/<data>/<name>/`):
 
-    settings.json    what was asked for
-    metrics.csv      one row an epoch
-    checkpoint.pt    the last finished epoch, the best weights and all rows so far, behind a checksum
-    model.pt         the trained model: sizes and weights
-    results.json     written at the very end: settings, machine, seconds, curves, final metrics
+    settings.json    the options of the run
+    metrics.csv      one row per epoch
+    checkpoint.pt    state after the last finished epoch, best weights and all rows of metrics.csv, with a checksum
+    model.pt         sizes and weights of the trained model
+    results.json     written at the end: settings, machine, seconds, curves, final metrics
     figures/
 
-Every epoch seeds the random numbers anew, so a run that was stopped and resumed ends with the same numbers as one that
-was not (on one CPU with one number of threads), and no random state has to be saved.
+Each epoch sets the random seed again, so no random state has to be saved. An interrupted and resumed run ends with the
+same numbers as an uninterrupted one (on the same CPU with the same number of threads).
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from common.models import save_model
 from datasets.files import ROOT, UserError, show, write_atomically
 
 NOT_SETTINGS = {"data", "data_root", "name", "device", "resume", "fresh", "sample", "weights"}
-current = None  # the Run in progress: the command line says how to resume it
+current = None  # the run in progress, for the message that says how to resume it
 
 
 def git_commit():
@@ -45,19 +45,13 @@ def git_commit():
         return subprocess.run(call, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
 
-def command_line(*more):
-    """The command that started this process, without --resume and --fresh."""
-    words = [word for word in sys.argv[1:] if word not in ("--resume", "--fresh")]
-    return shlex.join(["python", sys.argv[0], *words, *more])
-
-
 def seed_epoch(seed, epoch):
-    """Every epoch of every run starts its random numbers anew; the test images come after the last one."""
+    """Set the random seed for an epoch; the evaluation on the test split counts as one more epoch."""
     torch.manual_seed(1_000_003 * seed + epoch)
 
 
 def require_finite(losses, limit=float("inf")):
-    """The losses of an epoch's steps, looked at once, so that a GPU does not wait at every step."""
+    """Stop if a loss of this epoch is too large, infinite or NaN. A check in each step would slow down a GPU."""
     losses = torch.stack(losses) if losses else torch.zeros(0)
     bad = torch.nonzero(~torch.isfinite(losses) | (losses.abs() > limit))
     if len(bad):
@@ -65,7 +59,7 @@ def require_finite(losses, limit=float("inf")):
 
 
 def read_results(folder):
-    """The results.json of a finished run, None of an unfinished one."""
+    """The results.json of a finished run; None if the run is not finished."""
     path = folder / "results.json"
     if not path.exists():
         return None
@@ -73,7 +67,7 @@ def read_results(folder):
         results = json.loads(path.read_text())
         results["final"], results["settings"], results["seconds"], results["seed"], results["quick"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{show(path)} is damaged: make the run again with --fresh") from None
+        raise UserError(f"{show(path)} is damaged: repeat the run with --fresh") from None
     return results
 
 
@@ -84,19 +78,18 @@ class Run:
         self.script = Path(script).resolve().relative_to(CODE).as_posix()
         self.name = args.name or name
         if Path(self.name).name != self.name or self.name in (".", ".."):
-            raise UserError(f"--name {self.name}: must be a plain name, not a path")
+            raise UserError(f"--name {self.name}: must be a name, not a path")
         self.settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
         self.device, why = choose_device(args.device)
         self.folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / self.name
         self.checkpoint = self.folder / "checkpoint.pt"
-        self.history, self.seconds, self.epoch_seconds = [], 0.0, []
-        self.bar = None
+        self.history, self.seconds, self.epoch_seconds, self.bar = [], 0.0, [], None
         self.commit, self.code = git_commit(), code_digest(self.script)
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)
         self._lock()
         if args.fresh:
             self._clear()
-        for partial in self.folder.glob("*.part"):  # of a process that was killed while it wrote
+        for partial in self.folder.glob("*.part"):  # left by a process that was killed while writing
             partial.unlink()
         self.finished = (self.folder / "results.json").exists()
         self._check_settings()
@@ -104,16 +97,14 @@ class Run:
         print(f"Device: {self.device} ({why})")
         print(f"Files:  {show(self.folder)}/")
         if self.finished:
-            print("This run is finished: --fresh makes it again, code/study/analyses.py analyses it.")
+            print("This run is finished. Use --fresh to repeat it, or code/study/analyses.py to analyse it.")
 
     def _lock(self):
         self.lock = filelock.FileLock(self.folder / ".lock")  # held until the process ends
         try:
             self.lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise UserError(
-                f"{show(self.folder)} is in use by another process: wait, or choose another --name"
-            ) from None
+            raise UserError(f"{show(self.folder)} is in use: wait, or choose another --name") from None
 
     def _clear(self):
         for path in self.folder.iterdir():
@@ -125,27 +116,22 @@ class Run:
 
     def _check_settings(self):
         """A run can be resumed only with its original settings."""
-        path = self.folder / "settings.json"
-        mine = {"script": self.script, "data": self.data, "settings": self.settings}
+        path, folder = self.folder / "settings.json", show(self.folder)
         if self.finished or self.checkpoint.exists():
+            now = {" script": self.script, **self.settings}  # the space sorts the script before the options
             try:
-                theirs = json.loads(path.read_text())
-                # the script is compared first
-                before = {" script": theirs["script"], **theirs["settings"]}
-                now = {" script": self.script, **self.settings}
+                saved = json.loads(path.read_text())
+                before = {" script": saved["script"], **saved["settings"]}
             except (OSError, ValueError, KeyError, TypeError):
                 raise UserError(f"{show(path)} is missing or damaged: start again with --fresh") from None
             for key in sorted(before.keys() | now.keys()):
                 if before.get(key) != now.get(key):
-                    raise UserError(
-                        f"{show(self.folder)} was made with {key.strip()} = {before.get(key)}, not {now.get(key)}: "
-                        "choose another --name, or --fresh to start again"
-                    )
+                    message = f"{folder} was made with {key.strip()} = {before.get(key)}, not {now.get(key)}"
+                    raise UserError(f"{message}: choose another --name, or start again with --fresh")
             if not self.finished and not self.args.resume:
-                raise UserError(
-                    f"{show(self.folder)} is unfinished: add --resume to continue, or --fresh to start again"
-                )
-        write_atomically(path, json.dumps(mine, indent=1).encode())
+                raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
+        settings = {"script": self.script, "data": self.data, "settings": self.settings}
+        write_atomically(path, json.dumps(settings, indent=1).encode())
 
     def figure(self, name):
         """The path of a figure."""
@@ -155,7 +141,9 @@ class Run:
         seed_epoch(self.args.seed, epoch)
 
     def load(self, parts):
-        """Load the parts, {name: module, optimizer or schedule}, from the checkpoint. Returns the rest of it, or {}."""
+        """Load the state of the parts {name: module, optimizer or schedule} from the checkpoint, if there is one.
+
+        Returns the other entries of the checkpoint."""
         if not self.checkpoint.exists():
             return {}
         state = load_state(self.checkpoint, self.device)
@@ -171,7 +159,7 @@ class Run:
         return state
 
     def save(self, parts, **state):
-        """Called at the end of an epoch, after `record`."""
+        """Write the checkpoint and metrics.csv at the end of an epoch, after `record`."""
         states = {name: part.state_dict() for name, part in parts.items()}
         save_state(self.checkpoint, {**states, **state, "history": self.history, "epoch_seconds": self.epoch_seconds})
         table = io.StringIO()
@@ -181,7 +169,7 @@ class Run:
         write_atomically(self.folder / "metrics.csv", table.getvalue().encode())
 
     def record(self, epoch, **metrics):
-        """One row of metrics.csv and one line on the screen."""
+        """Add one row to the history and print it."""
         self.epoch_seconds.append(self.seconds - sum(self.epoch_seconds))
         self.history.append({"epoch": epoch, **metrics})
         shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
@@ -192,9 +180,9 @@ class Run:
         sys.stdout.flush()
 
     def train_progress(self, loader):
-        """The loader's batches, with a bar; the time until the last step is done counts as training."""
+        """Iterate over the loader with a progress bar and count the time as training time."""
         if self.bar is None:
-            done = len([row for row in self.history if row["epoch"] > 0])
+            done = sum(row["epoch"] > 0 for row in self.history)
             self.bar = tqdm(
                 total=self.epochs * len(loader), initial=done * len(loader), unit="step", leave=False,
                 disable=not sys.stderr.isatty(), dynamic_ncols=True, mininterval=0.2,
@@ -209,7 +197,7 @@ class Run:
         self.seconds += time.perf_counter() - start
 
     def progress(self, loader, what):
-        """The loader's batches with a bar of their own, outside the training time."""
+        """Iterate over the loader with a separate progress bar, outside the training time."""
         return tqdm(loader, desc=what, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
     def close_bar(self):
@@ -223,31 +211,19 @@ class Run:
         save_model(self.folder / "model.pt", self.script, sizes, module.state_dict())
 
     def finish(self, modules, **final):
-        """results.json: what the report, the README and comparisons of runs read."""
+        """Write results.json, from which the README, the report and the comparisons of runs are made."""
         self.close_bar()
         command = shlex.join(["python", f"code/{self.script}", *sys.argv[1:]])
         results = {
-            "run": self.name,
-            "script": self.script,
-            "command": command if not self.args.data_root else None,
-            "commit": self.commit,
-            "code": self.code,
-            "data": self.data,
-            "seed": self.args.seed,
-            "quick": self.args.quick,
-            "settings": self.settings,
-            "device": str(self.device),
-            "processor": processor(self.device),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "threads": torch.get_num_threads(),
+            "run": self.name, "script": self.script, "command": command if not self.args.data_root else None,
+            "commit": self.commit, "code": self.code, "data": self.data, "seed": self.args.seed,
+            "quick": self.args.quick, "settings": self.settings,
+            "device": str(self.device), "processor": processor(self.device), "torch": torch.__version__,
+            "python": platform.python_version(), "threads": torch.get_num_threads(),
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
-            "epochs": self.epochs,
-            "seconds": round(self.seconds, 2),
-            "peak_megabytes": peak_megabytes(),
-            "curves": {name: self.column(name) for name in self.history[0]},
-            "final": final,
-        }
+            "epochs": self.epochs, "seconds": round(self.seconds, 2), "peak_megabytes": peak_megabytes(),
+            "curves": {name: self.column(name) for name in self.history[0]}, "final": final,
+        }  # fmt: skip
         write_atomically(self.folder / "results.json", json.dumps(results, indent=1).encode())
         shown = "  ".join(f"{key} {value:.5g}" for key, value in final.items() if isinstance(value, (int, float)))
         print(f"Done:   {self.seconds:.0f} s of training.  {shown}")

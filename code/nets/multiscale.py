@@ -1,8 +1,8 @@
-"""The flow of Real NVP itself (Dinh et al. 2017, Section 3.6): convolutional couplings at several scales.
+"""The multi-scale architecture of RealNVP (Dinh et al. 2017, Section 3.6) with convolutional coupling layers.
 
-`Flow` is a drop-in for the one of a3_nf_template.py (`--arch multiscale` puts it there): vectors [B, 784] in, as many
-numbers out, and their log-determinant. `--mix conv1x1` makes it Glow (Kingma and Dhariwal 2018), and
-`Dequantizer` learns the noise that turns grey levels into a density (Flow++, Ho et al. 2019).
+`Flow` has the same interface as the class of that name in a3_nf_template.py, which uses it with `--arch multiscale`.
+With `--mix conv1x1` the steps are those of Glow (Kingma and Dhariwal 2018). `Dequantizer` is the learned dequantisation
+of Flow++ (Ho et al. 2019).
 """
 
 import math
@@ -15,23 +15,24 @@ from datasets.files import UserError
 
 
 def squeeze(z):
-    """[B, C, 2H, 2W] -> [B, 4C, H, W]: each square of four pixels becomes a stack.
+    """[B, C, 2H, 2W] -> [B, 4C, H, W]: the pixels of each 2 x 2 square become channels.
 
-    First the two white fields of every square, then the two black ones: a coupling that keeps the first half of the
-    channels is one on the checkerboard of the larger image, with no masked pixel to compute in vain."""
+    The first half of the new channels holds the diagonal pixels of each square, the second half the other two. A
+    coupling layer that keeps the first half thus applies a checkerboard mask, without computing masked pixels."""
     b, c, h, w = z.shape
     squares = z.view(b, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(b, 4, c, h // 2, w // 2)
     return squares[:, [0, 3, 1, 2]].reshape(b, 4 * c, h // 2, w // 2)
 
 
 def unsqueeze(z):
+    """The inverse of `squeeze`."""
     b, c, h, w = z.shape
     squares = z.view(b, 4, c // 4, h, w)[:, [0, 2, 3, 1]].reshape(b, 2, 2, c // 4, h, w)
     return squares.permute(0, 3, 4, 1, 5, 2).reshape(b, c // 4, 2 * h, 2 * w)
 
 
 class ActNorm(nn.Module):
-    """Every channel moved and scaled by numbers of its own; the first training batch leaves with mean 0, variance 1."""
+    """Shift and scale each channel, initialised so that the first training batch gets mean 0 and variance 1."""
 
     def __init__(self, channels):
         super().__init__()
@@ -45,14 +46,14 @@ class ActNorm(nn.Module):
                 self.mean.copy_(z.mean((0, 2, 3), keepdim=True))
                 self.log_std.copy_(z.std((0, 2, 3), keepdim=True).clamp_min(1e-3).log())
                 self.started.fill_(True)
-        change = self.log_std.sum() * z[0, 0].numel()
+        logdet = self.log_std.sum() * z[0, 0].numel()  # the same factor for all pixels of a channel
         if reverse:
-            return z * torch.exp(self.log_std) + self.mean, ldj + change
-        return (z - self.mean) * torch.exp(-self.log_std), ldj - change
+            return z * torch.exp(self.log_std) + self.mean, ldj + logdet
+        return (z - self.mean) * torch.exp(-self.log_std), ldj - logdet
 
 
 class Permute(nn.Module):
-    """The channels move on by a quarter: what the next coupling keeps and changes overlaps with what this one did."""
+    """Roll the channels by a quarter, so that the next coupling layer splits them into different halves."""
 
     def __init__(self, channels):
         super().__init__()
@@ -63,7 +64,7 @@ class Permute(nn.Module):
 
 
 class Conv1x1(nn.Module):
-    """A learned invertible matrix in place of the permutation, the same at every pixel; at first a rotation."""
+    """Invertible 1 x 1 convolution: multiply the channels of each pixel with a learned matrix, initially orthogonal."""
 
     def __init__(self, channels):
         super().__init__()
@@ -71,27 +72,26 @@ class Conv1x1(nn.Module):
 
     def forward(self, z, ldj, reverse=False):
         with torch.autocast(z.device.type, enabled=False):
-            change = torch.linalg.slogdet(self.matrix).logabsdet * z[0, 0].numel()
+            logdet = torch.linalg.slogdet(self.matrix).logabsdet * z[0, 0].numel()
             if reverse:
-                return F.conv2d(z, torch.linalg.inv(self.matrix)[:, :, None, None]), ldj - change
-            return F.conv2d(z, self.matrix[:, :, None, None]), ldj + change
+                return F.conv2d(z, torch.linalg.inv(self.matrix)[:, :, None, None]), ldj - logdet
+            return F.conv2d(z, self.matrix[:, :, None, None]), ldj + logdet
 
 
 class Net(nn.Module):
-    """What a coupling asks of the kept half [B, c_in, H, W]: two numbers for every changed element."""
+    """The network of a coupling layer: [B, c_in, H, W] -> log_scale and shift, each [B, c_out, H, W]."""
 
     def __init__(self, c_in, c_out, n_hidden, blocks):
         super().__init__()
         self.first = nn.Conv2d(c_in, n_hidden, 3, padding=1)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 3, padding=1),
-                nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 1),
+                nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 1)
             )
             for _ in range(blocks)
-        )  # fmt: skip
+        )
         self.last = nn.Conv2d(n_hidden, 2 * c_out, 3, padding=1)
-        nn.init.zeros_(self.last.weight)  # so every coupling starts as the identity
+        nn.init.zeros_(self.last.weight)  # every coupling layer starts as the identity
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x):
@@ -103,47 +103,41 @@ class Net(nn.Module):
 
 
 class Coupling(nn.Module):
-    """The first half of the channels stays; the second is scaled and shifted by what a net says of the first."""
+    """Affine coupling layer: keeps the first half of the channels, which determines scale and shift of the second."""
 
     def __init__(self, channels, n_hidden, blocks):
         super().__init__()
-        self.nn = Net(channels // 2, channels - channels // 2, n_hidden, blocks)
+        self.nn = Net(channels // 2, channels // 2, n_hidden, blocks)
 
     def forward(self, z, ldj, reverse=False):
-        kept, changed = z.split([z.shape[1] // 2, z.shape[1] - z.shape[1] // 2], dim=1)
+        kept, changed = z.chunk(2, dim=1)  # each [B, C / 2, H, W]
         log_scale, shift = self.nn(kept)
+        logdet = log_scale.sum((1, 2, 3))
         if reverse:
-            changed = (changed - shift) * torch.exp(-log_scale)
-            ldj = ldj - log_scale.sum((1, 2, 3))
-        else:
-            changed = changed * torch.exp(log_scale) + shift
-            ldj = ldj + log_scale.sum((1, 2, 3))
-        return torch.cat([kept, changed], 1), ldj
+            return torch.cat([kept, (changed - shift) * torch.exp(-log_scale)], 1), ldj - logdet
+        return torch.cat([kept, changed * torch.exp(log_scale) + shift], 1), ldj + logdet
 
 
 class Flow(nn.Module):
-    """`levels` times: squeeze, n_flows steps of (actnorm, mix, coupling), half of the channels leave.
+    """Each level: squeeze, n_flows steps of (ActNorm, mix, coupling layer), then half of the channels is factored out.
 
-    A half that leaves is scaled and shifted by what the remaining half lets one expect: under the standard normal that
-    meets it at the end, that is a normal prior conditioned on what remains."""
+    One more coupling layer transforms the factored-out half before it gets its standard normal prior. This equals a
+    Gaussian prior whose mean and scale depend on the other half. The last level factors out nothing."""
 
     def __init__(self, shape, n_flows=6, n_hidden=64, mix="permute", levels=2, blocks=1):
         super().__init__()
         (pixels,) = shape
         self.side = math.isqrt(pixels)
         if self.side**2 != pixels or self.side % 2**levels:
-            raise UserError(f"{pixels} pixels: no square whose side can be halved {levels} times")
+            raise UserError(f"{pixels} pixels are not a square image whose side can be halved {levels} times")
         self.z_shape = (pixels,)
-        self.levels, channels = nn.ModuleList(), 1
+        self.levels, mixer = nn.ModuleList(), {"permute": Permute, "conv1x1": Conv1x1}[mix]
         for level in range(levels):
-            channels *= 4
-            steps = []
+            channels, steps = 4 * 2**level, []
             for _ in range(n_flows):
-                mixer = {"permute": Permute, "conv1x1": Conv1x1}[mix](channels)
-                steps += [ActNorm(channels), mixer, Coupling(channels, n_hidden, blocks)]
+                steps += [ActNorm(channels), mixer(channels), Coupling(channels, n_hidden, blocks)]
             if level < levels - 1:
-                steps.append(Coupling(channels, n_hidden, blocks))  # the second half leaves after it
-            channels //= 2
+                steps.append(Coupling(channels, n_hidden, blocks))  # for the half that is factored out
             self.levels.append(nn.ModuleList(steps))
         self.to(memory_format=torch.channels_last)
 
@@ -151,15 +145,15 @@ class Flow(nn.Module):
         return (self.generate if reverse else self.encode)(z, ldj)
 
     def encode(self, z, ldj):
-        z, left = z.view(-1, 1, self.side, self.side), []
+        z, factored_out = z.view(-1, 1, self.side, self.side), []
         for steps in self.levels:
             z = squeeze(z)
             for step in steps:
                 z, ldj = step(z, ldj)
             if steps is not self.levels[-1]:
-                z, leaving = z.chunk(2, dim=1)
-                left.append(leaving.flatten(1))
-        return torch.cat([*left, z.flatten(1)], 1), ldj
+                z, half = z.chunk(2, dim=1)
+                factored_out.append(half.flatten(1))
+        return torch.cat([*factored_out, z.flatten(1)], 1), ldj
 
     def generate(self, z, ldj):
         parts = list(z.split(self.parts(), dim=1))
@@ -174,15 +168,16 @@ class Flow(nn.Module):
         return z.flatten(1), ldj
 
     def parts(self):
-        """How many variables leave after each level, coarsest last."""
+        """The number of latent variables of each level, the finest first."""
         pixels, levels = self.side**2, len(self.levels)
-        return [pixels >> (level + 1) for level in range(levels - 1)] + [pixels >> (levels - 1)]
+        return [pixels >> min(level, levels - 1) for level in range(1, levels + 1)]
 
 
 class Dequantizer(nn.Module):
-    """Noise u in (0, 1) for integers x, drawn from a learned q(u | x): log p(x) >= E[log p(x + u) - log q(u | x)].
+    """Variational dequantisation: noise u in (0, 1) from a learned q(u | x).
 
-    u = sigmoid(m + s e) with normal e; a net gives m and s for every pixel from the image."""
+    log P(x) >= E[log p(x + u) - log q(u | x)]. A network computes m and s of every pixel from the image, and
+    u = sigmoid(m + s e) with standard normal noise e."""
 
     def __init__(self, shape, n_hidden=32, blocks=1):
         super().__init__()
