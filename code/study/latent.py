@@ -63,9 +63,8 @@ def estimates_of_log_px(run, title, model, val, n_images=50):
                 groups = values.view(n_images, -1, size).logsumexp(2) - math.log(size)
                 line[i] = numbers[f"{source}_{size}"] = float(groups.mean())
         lines[labels[source]] = line
-    figures.curves(
-        run.figure("estimates.pdf"), sizes, lines, "samples L per image", "log p(x), nats", title, log_x=True, marker="o"
-    )
+    path, labels = run.figure("estimates.pdf"), ("samples L per image", "log p(x), nats")
+    figures.curves(path, sizes, lines, *labels, title, log_x=True, marker="o")
     return numbers
 
 
@@ -138,7 +137,7 @@ def information(model, z, log_q, mean, std):
     KL term.
 
     I(x; z) = E log q(z|x) - E log q(z). With q(z) averaged over N images only, this is a lower bound, at most log N.
-    The upper bound: no distribution with the mean and covariance of q(z) is closer to a normal prior than a Gaussian."""
+    The upper bound: with the mean and covariance of q(z), a Gaussian is the distribution closest to a normal prior."""
     numbers = {"code_norm": float(z.norm(dim=1).mean()), "code_norm_std": float(z.norm(dim=1).std())}
     kl = float((log_q - model.log_p_z(z)).mean())
     if model.prior is None:
@@ -218,7 +217,7 @@ def save_interpolation(run, title, model, ends, steps=9):
     figures.image_grids(run.figure("interpolation.png"), images, steps, title)
     if model.prior is None:  # a normal prior has nearly all its mass near this norm
         norms["square root of D"] = torch.full((101,), math.sqrt(ends.shape[1]))
-    figures.curves(run.figure("norms.pdf"), np.linspace(0, 1, 101), norms, "position on the path", "average |z|", title)
+    figures.curves(run.figure("norms.pdf"), range(101), norms, "position on the path, %", "average |z|", title)
 
 
 def slant(images):
