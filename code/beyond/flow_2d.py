@@ -129,11 +129,6 @@ class Mosaic:
         return torch.log(p) - 2 * math.log(self.side)
 
 
-def checkerboard():
-    row, column = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
-    return Mosaic(((row + column) % 2).float(), 1.5)
-
-
 def picture(path, largest=64):
     """A density proportional to the darkness of a picture, reduced to at most 64 x 64 pixels."""
     try:
@@ -159,7 +154,8 @@ def letters(text="A3"):
     return Mosaic(255 - torch.from_numpy(red).float(), 6.0 / 64)
 
 
-TARGETS = {"moons": Moons, "rings": Rings, "checkerboard": checkerboard, "letters": letters}
+BOARD = (torch.arange(4)[:, None] + torch.arange(4)) % 2
+TARGETS = {"moons": Moons, "rings": Rings, "checkerboard": lambda: Mosaic(BOARD.float(), 1.5), "letters": letters}
 
 
 def grid(n, reach=REACH):

@@ -194,11 +194,15 @@ def drawn_and_real(model, x):
     return numbers
 
 
+def decoded(model, z, uniforms):
+    """Decoder means, or samples if the decoder is a PixelCNN."""
+    return model.decoder(z) if model.pixels is None else model.feed_back(z, uniforms)[0]
+
+
 def save_decoded(path, title, model, x, z):
     """Validation images, images decoded from their codes, and images decoded from the prior."""
     noise, uniforms = torch.randn_like(z), torch.rand_like(x)
-    back = model.decoder(z) if model.pixels is None else model.feed_back(z, uniforms)[0]
-    shown = {"validation images": x, "decoded from their codes": back}
+    shown = {"validation images": x, "decoded from their codes": decoded(model, z, uniforms)}
     shown["decoded from the prior"] = model.draw(noise, uniforms)
     figures.image_grids(path, shown, 8, title)
 
@@ -209,10 +213,7 @@ def save_interpolation(run, title, model, ends, steps=9):
     pairs = list(zip(ends[0::2], ends[1::2]))
     for name, path in (("straight", straight), ("spherical", spherical)):
         codes = torch.cat([path(a, b, steps) for a, b in pairs])
-        if model.pixels is None:
-            images[f"{name} path"] = model.decoder(codes)
-        else:
-            images[f"{name} path"] = model.feed_back(codes, uniforms.expand(len(codes), -1))[0]
+        images[f"{name} path"] = decoded(model, codes, uniforms.expand(len(codes), -1))
         norms[name] = torch.stack([path(a, b, 101).norm(dim=1) for a, b in pairs]).mean(0).cpu()
     figures.image_grids(run.figure("interpolation.png"), images, steps, title)
     if model.prior is None:  # a normal prior has nearly all its mass near this norm

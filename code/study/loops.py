@@ -20,6 +20,7 @@ from datasets.bmnist import bmnist
 from datasets.mnist import mnist
 
 LR = 1e-4  # of our loops: a low one, so that no loss explodes; speed does not depend on it
+MULTISCALE = ["--arch", "multiscale"]
 VAE_BATCH, GAN_BATCH = vae.parse_args([]).batch_size, gan.parse_args([]).batch_size
 
 
@@ -91,7 +92,7 @@ def plain_vae(images):
 
 def plain_gan(images):
     generator, discriminator = gan.Generator(), gan.Discriminator()
-    optimizers = [torch.optim.Adam(m.parameters(), 2e-4) for m in (generator, discriminator)]
+    optimizer_G, optimizer_D = (torch.optim.Adam(net.parameters(), 2e-4) for net in (generator, discriminator))
     loader = plain_loader(images, 64, 1 / 255)
 
     def epoch():
@@ -99,18 +100,18 @@ def plain_gan(images):
         for x, _ in loader:
             fake = generator(torch.randn(len(x), 100))
             loss_G = F.binary_cross_entropy(discriminator(fake), torch.ones(len(x), 1))
-            optimizers[0].zero_grad()
+            optimizer_G.zero_grad()
             loss_G.backward()
-            optimizers[0].step()
+            optimizer_G.step()
             real = F.binary_cross_entropy(discriminator(x * 2 - 1), torch.ones(len(x), 1))
             loss_D = real + F.binary_cross_entropy(discriminator(fake.detach()), torch.zeros(len(x), 1))
-            optimizers[1].zero_grad()
+            optimizer_D.zero_grad()
             loss_D.backward()
-            optimizers[1].step()
+            optimizer_D.step()
             loss_D.item()
 
     sample = lambda n: generator.eval()(torch.randn(n, 100))
-    return Loop(loader, optimizers, epoch, sample, fast=False)
+    return Loop(loader, [optimizer_G, optimizer_D], epoch, sample, fast=False)
 
 
 class MaskedCoupling(nn.Module):
@@ -119,9 +120,8 @@ class MaskedCoupling(nn.Module):
     def __init__(self, mask):
         super().__init__()
         self.register_buffer("mask", mask)
-        self.nn = nn.Sequential(
-            nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1568)
-        )
+        layers = nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1568)
+        self.nn = nn.Sequential(*layers)
 
     def forward(self, z, ldj, reverse=False):
         log_scale, shift = self.nn(z * self.mask).chunk(2, dim=1)
@@ -177,10 +177,6 @@ def our_nf(images, options=()):
     return Loop(data, [optimizer], epoch, model.sample, fast=True)
 
 
-def our_multiscale(images):
-    return our_nf(images, ["--arch", "multiscale"])
-
-
 def grey_images(options):
     args = nf.parse_args(options)
     return mnist(data="glyphs", batch_size=args.batch_size, shift=args.shift)[0]
@@ -192,5 +188,5 @@ MODELS = {
     "gan": (our_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=GAN_BATCH)[0], 1920),
     "gan, template's nets": (our_narrow_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=64)[0], 1920),
     "nf": (our_nf, plain_nf, lambda: grey_images([]), 768),
-    "nf-multiscale": (our_multiscale, None, lambda: grey_images(["--arch", "multiscale"]), 512),
+    "nf-multiscale": (lambda images: our_nf(images, MULTISCALE), None, lambda: grey_images(MULTISCALE), 512),
 }

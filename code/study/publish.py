@@ -93,11 +93,6 @@ def machines(found):
     return " ".join(f"Trained on {machine}: {'; '.join(names)}." for machine, names in trained.items())
 
 
-def digits(key):
-    """Decimal places: differences in bits per dimension are smaller than in nats."""
-    return 3 if "bpd" in key else 2
-
-
 def table(found):
     """README's results table: our numbers come from the files in report/results."""
     header = ["model", "metric", "ours", "course threshold", "public solutions", "literature", "training", "parameters"]
@@ -109,7 +104,7 @@ def table(found):
         cost = f"{result['seconds']:.0f} s, {result['device']}, {tables.plural(result['threads'], 'thread')}"
         for i, key in enumerate(entry.results):
             about = ("", "", "") if i else (entry.title, cost, f"{result['parameters']:,}")
-            value = f"**{result['final'][key]:.{digits(key)}f}**"
+            value = f"**{tables.number(result['final'][key], 3 if 'bpd' in key else 2)}**"
             metric = MEASURES[key].format(**result["final"])
             others = REFERENCES.get((entry.name, key), ("", "", ""))
             lines.append([about[0], metric, value, *others, *about[1:]])
@@ -142,7 +137,7 @@ def spread(seeds):
     parts = []
     for run, line in seeds.items():
         key = registry.get(run).seeds
-        mean, half = (f"{value:.{digits(key)}f}" for value in (line[key]["mean"], line[key]["spread"] / 2))
+        mean, half = (tables.number(x, 3 if "bpd" in key else 2) for x in (line[key]["mean"], line[key]["spread"] / 2))
         parts.append(f"{registry.title(run)}: {mean} ± {half} {tables.UNITS[key]}")
     return f"Validation results over three seeds, mean ± half the spread: {'; '.join(parts)}." if parts else ""
 
@@ -198,26 +193,22 @@ def check_measured(runs):
         refuse(path, "has results on other data")
 
 
-def half_precision(path):
-    """The content of a model file with weights in float16: half the size; samples look the same."""
-    saved = load_state(path)
-    state = {name: x.half() if x.is_floating_point() else x for name, x in saved["state"].items()}
-    return {**saved, "state": state}
-
-
 def publish_run(entry, folder):
-    for name in ("results", "figures", "models"):
+    for name in ("results", "models"):
         (REPORT / name).mkdir(exist_ok=True)
-    shutil.copyfile(folder / "results.json", REPORT / "results" / f"{entry.name}.json")
+    numbers = REPORT / "results" / f"{entry.name}.json"
+    shutil.copyfile(folder / "results.json", numbers)
     for old in ("analyses", "extra"):  # from the previously published run
-        (REPORT / "results" / f"{entry.name}-{old}.json").unlink(missing_ok=True)
+        numbers.with_name(f"{entry.name}-{old}.json").unlink(missing_ok=True)
     if (folder / "analyses.json").exists():
-        shutil.copyfile(folder / "analyses.json", REPORT / "results" / f"{entry.name}-analyses.json")
+        shutil.copyfile(folder / "analyses.json", numbers.with_name(f"{entry.name}-analyses.json"))
     figures, weights = REPORT / "figures" / entry.name, REPORT / "models" / f"{entry.name}.pt"
     shutil.rmtree(figures, ignore_errors=True)
     shutil.copytree(folder / "figures", figures, ignore=shutil.ignore_patterns("step-*"))
     weights.unlink(missing_ok=True)
-    model, size = half_precision(folder / "model.pt"), io.BytesIO()
+    model, size = load_state(folder / "model.pt"), io.BytesIO()
+    half = lambda x: x.half() if x.is_floating_point() else x  # half the size; samples look the same
+    model["state"] = {name: half(weights) for name, weights in model["state"].items()}
     torch.save(model, size)
     if size.tell() <= LARGEST_WEIGHTS:
         save_state(weights, model)

@@ -35,18 +35,16 @@ def summary(results):
         raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
     alike = len({(r["threads"], r["device"]) for r in results}) == 1  # otherwise seconds are not comparable
     finals = [{**r["final"], "seconds": r["seconds"]} for r in results]
-    is_number = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
-    keys = [key for key in finals[0] if all(is_number(final.get(key)) for final in finals)]
-    keys = [key for key in keys if alike or not key.startswith("seconds")]
+    keys = [key for key in finals[0] if alike or not key.startswith("seconds")]
     if "eval_samples" in different:  # estimates of log p(x) from different numbers of samples are not comparable
         keys = [key for key in keys if key not in ("eval_samples", "test_log_likelihood")]
-    lines = {key: [final[key] for final in finals] for key in keys}
-    return {
-        "seeds": [r["seed"] for r in results], "data": results[0]["data"],
-        "runs": [r["run"] for r in results], "commits": [r["commit"] for r in results],
-        **{key: {"values": values, "mean": sum(values) / len(values), "spread": max(values) - min(values)}
-           for key, values in lines.items()},
-    }  # fmt: skip
+    table = {"seeds": [r["seed"] for r in results], "data": results[0]["data"],
+             "runs": [r["run"] for r in results], "commits": [r["commit"] for r in results]}  # fmt: skip
+    for key in keys:
+        values = [final.get(key) for final in finals]
+        if all(type(value) in (int, float) for value in values):
+            table[key] = {"values": values, "mean": sum(values) / len(values), "spread": max(values) - min(values)}
+    return table
 
 
 def main(args):

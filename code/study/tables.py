@@ -108,15 +108,13 @@ def families(comparison, seeds):
     for family, (script, *verdicts) in FAMILIES.items():
         measured = {}
         for run in registry.select(script=script, compared=True):
-            if run.name not in comparison:
-                continue
-            entry, spread = comparison[run.name], seeds.get(run.name, {}).get(run.seeds)
-            measured[run.name] = {
-                "training": spread and {"measure": run.seeds, "unit": UNITS[run.seeds], **spread},
-                "likelihood": entry["likelihood"]["kind"],
-                "samples_per_second": entry["samples_per_second"],
-                "latent_dimensions": entry["latent_dimensions"],
-            }
+            if entry := comparison.get(run.name):
+                spread = seeds.get(run.name, {}).get(run.seeds)
+                measured[run.name] = {
+                    "training": spread and {"measure": run.seeds, "unit": UNITS[run.seeds], **spread},
+                    "likelihood": entry["likelihood"]["kind"],
+                    **{key: entry[key] for key in ("samples_per_second", "latent_dimensions")},
+                }
         lecture = dict(zip(("training", "likelihood", "sampling", "compression"), verdicts))
         table[family] = {"lecture": lecture, "measured": measured or None}
     return table
@@ -132,9 +130,8 @@ def family_rows(table):
             seeds = measured["training"]
             stability, size = "one seed", measured["latent_dimensions"]
             if seeds:
-                unit, digits = seeds["unit"], 3 if "bits" in seeds["unit"] else 2
-                mean, spread = f"{seeds['mean']:.{digits}f}", f"{seeds['spread']:.{digits}f}"
-                stability = f"{mean}, spread {spread} {unit} ({len(seeds['values'])} seeds)"
+                mean, spread = (number(seeds[key], 3 if "bits" in seeds["unit"] else 2) for key in ("mean", "spread"))
+                stability = f"{mean}, spread {spread} {seeds['unit']} ({len(seeds['values'])} seeds)"
             rows.append([f"- {registry.title(run)}", stability, measured["likelihood"],
                          f"{measured['samples_per_second']:,.0f} images/s",
                          f"784 pixels to {size} numbers" if size else "none"])  # fmt: skip
@@ -157,13 +154,17 @@ def markdown(header, rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
+def has_words(cells):
+    """Whether a cell below the header begins with a letter: such columns are aligned to the left."""
+    return any(cell[:1].isalpha() for cell in cells[1:])
+
+
 def plain(header, rows):
     """For a terminal: aligned columns, numbers to the right."""
-    lines = [header, *rows]
-    widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
-    words = [any(row[i][:1].isalpha() for row in rows) for i in range(len(header))]
-    shown = lambda row: "  ".join(f"{cell:{'<' if w else '>'}{width}}" for cell, width, w in zip(row, widths, words))
-    return "\n".join(shown(row).rstrip() for row in lines)
+    columns = list(zip(header, *rows))
+    layout = [f"{'<' if has_words(cells) else '>'}{max(map(len, cells))}" for cells in columns]
+    shown = lambda row: "  ".join(f"{cell:{how}}" for cell, how in zip(row, layout))
+    return "\n".join(shown(row).rstrip() for row in [header, *rows])
 
 
 def latex(header, rows):
@@ -173,6 +174,6 @@ def latex(header, rows):
         escaped = (cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&") for cell in row)
         return " & ".join(re.sub(r"^-(?=\d)", "$-$", cell) for cell in escaped) + r" \\"
 
-    columns = "".join("l" if any(row[i][:1].isalpha() for row in rows) else "r" for i in range(len(header)))
+    columns = "".join("l" if has_words(cells) else "r" for cells in zip(header, *rows))
     body = [cells(header), r"\midrule", *map(cells, rows)]
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])
