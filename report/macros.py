@@ -32,23 +32,17 @@ def kl(mu, variance):
 
 # small calculations that the answers quote
 FORMULAS = {
-    "kl_same": 0,  # kl(0, 1)
-    "kl_near": kl(0.1, 1),
-    "kl_far": kl(10, 1),
-    "kl_narrow": kl(0, 1e-6),
-    "coin_flips": -784 * math.log(2),
-    "log_2": math.log(2),
-    "two_log_2": 2 * math.log(2),
-    "minus_log_4": -math.log(4),
+    "kl_same": 0, "kl_near": kl(0.1, 1), "kl_far": kl(10, 1), "kl_narrow": kl(0, 1e-6),
+    "coin_flips": -784 * math.log(2), "log_2": math.log(2), "two_log_2": 2 * math.log(2), "minus_log_4": -math.log(4),
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
-    "region_2": 0.1**2,
-    "bits_of_levels": 8,
+    "region_2": 0.1**2, "bits_of_levels": 8,
     "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
     "vae_weight_decay": "0.02",  # a constant in a3_vae_template.py
-}
+}  # fmt: skip
 
 
 def text(value, key=""):
+    """A number or text as LaTeX."""
     if isinstance(value, bool) or value is None:
         return "not reached"
     if isinstance(value, (int, float)) and value < 0:
@@ -95,11 +89,9 @@ def macros(files):
         if "final" not in result:
             lines += define(name_of(path), "", result)
             continue
-        name = result["run"]
         numbers = {key: value for key, value in result.items() if key not in ("curves", "final")}
         for key, curve in result.get("curves", {}).items():
-            known = [value for value in curve if value is not None]
-            if known:
+            if known := [value for value in curve if value is not None]:
                 numbers |= {f"first/{key}": known[0], f"last/{key}": known[-1]}
         if "data" in result:
             numbers["data_title"] = tables.DATA.get(result["data"], result["data"])
@@ -108,7 +100,7 @@ def macros(files):
         final = dict(result["final"])
         if "test_elbo" in final:
             final["gap"] = final["test_log_likelihood"] - final["test_elbo"]
-        lines += define(name, "", {**numbers, **final})
+        lines += define(result["run"], "", {**numbers, **final})
     return lines
 
 
@@ -161,6 +153,7 @@ def gains(variants):
 
 
 def compile_own(build):
+    """Compile the report with the user's numbers to runs/report.pdf."""
     if not shutil.which("latexmk"):
         return print("runs/report.pdf: not compiled, LaTeX is missing")
     call = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", f"-outdir={build}", "report.tex"]

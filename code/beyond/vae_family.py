@@ -461,7 +461,7 @@ def main(args):
             grids[epoch] = (255 * drawn).round().to(torch.uint8).cpu()
         run.save(parts, best=best, grids=grids)
 
-    # The best epoch by validation bound if the bound is the objective, otherwise the last epoch
+    # The best epoch by validation bound if the bound is the objective, otherwise the last epoch.
     for_bound = args.beta == 1 and args.samples == 1 and not args.free_bits
     if for_bound:
         model.load_state_dict(best)

@@ -1,6 +1,6 @@
 """Analyses of a finished run: figures and numbers computed from its model file.
 
-    python code/study/analyses.py vae-z2            a run by its name; MNIST runs before glyph runs
+    python code/study/analyses.py vae-z2            the run of this name; on MNIST if there are several
     python code/study/analyses.py vae-z2 --quick    the quick run of this name
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training

@@ -7,9 +7,9 @@ Seconds depend on the machine: quote the ratio. All numbers are medians of inter
 built-in glyph digits; the loops are in loops.py. Our GAN uses wider networks than the template, so it is timed twice:
 as it is trained, and with the template's networks.
 
-Milliseconds per step: `data` is the time to fetch a batch, `optimiser` covers step, zero_grad and clipping, `forward`
-is all that remains. `of rate`: floating-point operations of training, counted by torch, relative to a large matrix
-product in the same number format. Spread: maximum minus minimum.
+Milliseconds per step: `data` is the time to fetch a batch, `backward` the backward pass, `optimiser` the optimiser's
+step, zero_grad and clipping, and `forward` the rest. `of rate`: GFLOP/s of training, relative to a large matrix product
+in the same number format. Spread: maximum minus minimum.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn as nn
@@ -33,23 +34,17 @@ from study import loops, registry, tables
 REPEATS = 5
 
 
-@contextlib.contextmanager
 def stopwatch(owner, name, spent, part):
-    """Within this context, add the seconds of each call of owner.name to spent[part]."""
+    """A context in which the seconds of each call of owner.name are added to spent[part]."""
     original = getattr(owner, name)
 
     def timed(*args, **kwargs):
         start = time.perf_counter()
-        try:
-            return original(*args, **kwargs)
-        finally:
-            spent[part] += time.perf_counter() - start
+        result = original(*args, **kwargs)
+        spent[part] += time.perf_counter() - start
+        return result
 
-    setattr(owner, name, timed)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
+    return mock.patch.object(owner, name, timed)
 
 
 def one_epoch(loop):
@@ -78,6 +73,7 @@ def count_operations(loop):
 
 
 def seconds(work, repeats=3):
+    """The seconds of each of several calls."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -145,6 +141,7 @@ HEADER = ("", "images/s", "spread", "ms/step", "forward", "backward", "optimiser
 
 
 def rows(models):
+    """The rows of the printed table, in the order of HEADER."""
     for name, result in models.items():
         for side in ("ours", "plain") if "plain" in result else ("ours",):
             r, ratio = result[side], ""
@@ -158,7 +155,7 @@ def rows(models):
 
 def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), couplings=(4, 8, 16), base=10000):
     """Seconds per epoch of the template's flow, for more images, and on `base` images for larger networks."""
-    points = {"images": [(n, [], n) for n in images],
+    points = {"images": [(n, [], n) for n in images],  # what grows: [(value, options, number of images)]
               "hidden width": [(width, ["--hidden", str(width)], base) for width in hidden],
               "couplings": [(n, ["--flows", str(n // 2)], base) for n in couplings]}  # fmt: skip
     data = loops.grey_images([])

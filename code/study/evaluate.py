@@ -6,12 +6,12 @@
 
 Reads runs/<data>/<run>/ and writes runs/comparison/: comparison.json (one entry per run), tables in Markdown and LaTeX,
 and figures/ with samples and interpolations, one row per model. Models beyond the assignment have a figure of their
-own. All metrics use test images; models were chosen by validation images, and these metrics choose nothing.
+own. All metrics use test images. They are never used to choose a model: that is done on validation images.
 
 Samples are compared with real images of the same kind, in the features of a classifier trained on that kind. The
-baseline (training images) is evaluated in the same way. A VAE of binary images gives two kinds of images. Its binary
-samples are compared with binary test images; their classifier is trained on another binarisation of MNIST, because the
-published one has no labels. Its decoder means estimate grey values and are compared with grey test images.
+baseline (training images) is evaluated in the same way. A VAE of binary images gives two kinds of images: binary
+samples, which are compared with binary test images, and decoder means, which estimate grey values and are compared with
+grey test images. Static binary MNIST has no labels, so its classifier is trained on another binarisation of MNIST.
 """
 
 import functools
@@ -37,7 +37,7 @@ from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import registry, tables
 
-LABELLED = {"bmnist": "mnist-binarised"}  # data without labels: the same images with labels
+LABELLED = {"bmnist": "mnist-binarised"}  # data without labels: another binarisation of the same digits, with labels
 ENDS, STEPS = (3, 8), 11  # interpolation: first and last digit, number of images
 SHOWN = 14  # samples per row
 BITS_PER_NAT = 1 / (784 * math.log(2))  # nats per image -> bits per pixel
@@ -139,12 +139,9 @@ def evaluate(entry, folder, results, args, device):
     # the seed of the run's own final evaluation: a GAN is evaluated on the same samples again
     seed_epoch(results["seed"], results["epochs"] + 1)
     images = images_from(decode, torch.randn(1000 if args.quick else 10000, dimensions), device, times)
-    if data in BINARY and not has_codes:
-        samples = {"draws": (images, data)}
-    elif data in BINARY:
+    samples = {"draws" if data in BINARY else "samples": (images, data)}  # {what: (images, reference data)}
+    if data in BINARY and has_codes:
         samples = {"means": (images, grey_of(data)), "draws": (torch.bernoulli(images), data)}
-    else:
-        samples = {"samples": (images, data)}
     metrics, path = {}, None
     try:
         metrics = {what: judged(images, kind, args, device) for what, (images, kind) in samples.items()}
@@ -161,7 +158,7 @@ def evaluate(entry, folder, results, args, device):
         "training_device": f"{results['device']} ({results['processor']}, {results['threads']} threads)",
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),
         "processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "commit": git_commit(), "peak_megabytes": peak_megabytes(),  # of this process so far
+        "commit": git_commit(), "peak_megabytes": peak_megabytes(),  # peak of this process so far
         "likelihood": likelihood(results["final"]), "quality": metrics,
     }, {what: images[:SHOWN] for what, (images, _) in samples.items()}, path  # fmt: skip
 
@@ -169,13 +166,13 @@ def evaluate(entry, folder, results, args, device):
 def save_figures(folder, comparison, rows, paths):
     """One row per model: samples (same seed, not selected), and interpolations between two digits."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
+    samples, interpolations = "samples, not selected", f"from {ENDS[0]} to {ENDS[1]} in latent space"
     core = [entry.name for entry in registry.select(compared=True, group="core")]
     others = [entry.name for entry in registry.select(compared=True) if entry.group != "core"]
     for name, runs, shown, what in (
-        ("samples.png", core, rows, "samples, not selected"),
-        ("beyond.png", others, rows, "samples, not selected"),
-        ("interpolations.png", core, paths, f"from {ENDS[0]} to {ENDS[1]} in latent space"),
-    ):
+        ("samples.png", core, rows, samples), ("beyond.png", others, rows, samples),
+        ("interpolations.png", core, paths, interpolations),
+    ):  # fmt: skip
         shown = {label: images for run in runs for label, images in shown.get(run, {}).items()}
         if shown and all(run in rows for run in runs if run in comparison):  # with --only, no incomplete figures
             title = " and ".join(dict.fromkeys(TITLES[comparison[run]["data"]] for run in runs if run in rows))
@@ -192,7 +189,7 @@ def main(args):
     found = {entry: run for entry in wanted if (run := registry.finished(entry, args.quick))}
     missing = [entry.name for entry in wanted if entry not in found and (args.only or entry.group == "core")]
     if not found:
-        raise UserError("no finished run in runs/: train one first, python code/a3_vae_template.py for example")
+        raise UserError("no finished run in runs/: first train one, for example with python code/a3_vae_template.py")
     if missing:
         print(f"Not finished, so not judged: {', '.join(missing)}")
     folder = ROOT / "runs" / ("quick" if args.quick else ".") / "comparison"

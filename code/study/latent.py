@@ -132,12 +132,13 @@ def family(run, title, model, train, val, test):
 
 
 def information(model, z, log_q, mean, std):
-    """Bounds, in nats, on the mutual information I(x; z) and on the KL divergence of the aggregate posterior from the
-    prior. The aggregate posterior q(z) is the average of q(z|x) over images, and the sum of both numbers is the average
-    KL term.
+    """Bounds, in nats, on the mutual information I(x; z) and on KL(q(z) || p(z)).
 
-    I(x; z) = E log q(z|x) - E log q(z). With q(z) averaged over N images only, this is a lower bound, at most log N.
-    The upper bound: with the mean and covariance of q(z), a Gaussian is the distribution closest to a normal prior."""
+    q(z), the aggregate posterior, is the average of q(z|x) over all images. I(x; z) + KL(q(z) || p(z)) is the average
+    KL term of the bound, so a lower bound on one number gives an upper bound on the other.
+    `mutual_information_at_least`: E log q(z|x) - E log q(z), with q(z) averaged over N images; at most log N.
+    `aggregate_kl_at_least`: KL(Gaussian || p(z)) with the mean and covariance of q(z). Of all distributions with these
+    moments, the Gaussian is the closest to a normal prior."""
     numbers = {"code_norm": float(z.norm(dim=1).mean()), "code_norm_std": float(z.norm(dim=1).std())}
     kl = float((log_q - model.log_p_z(z)).mean())
     if model.prior is None:
@@ -150,21 +151,19 @@ def information(model, z, log_q, mean, std):
     for part in z.split(200):  # log q(z|x) for all pairs of codes and images, [200, N]
         square = ((part[:, None] - mean) / std).pow(2).sum(2)
         parts.append((-0.5 * square - std.log().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)).logsumexp(1))
-    log_images = math.log(len(z))
-    mutual = float((log_q - (torch.cat(parts) - log_images)).mean())
-    numbers |= {"mutual_information_at_least": mutual, "aggregate_kl_at_most": kl - mutual}
-    return numbers | {"log_images": log_images}
+    mutual, log_n = float((log_q - (torch.cat(parts) - math.log(len(z)))).mean()), math.log(len(z))
+    return numbers | {"mutual_information_at_least": mutual, "aggregate_kl_at_most": kl - mutual, "log_images": log_n}
 
 
 def save_aggregate(path, model, z, title):
     """Aggregate posterior and prior: samples in the two dimensions with the largest variance, and norms of z."""
-    noise = torch.randn_like(z)
-    device = next(model.parameters()).device
-    prior = noise if model.prior is None else model.prior.from_noise(noise.to(device)).cpu()
+    prior = torch.randn_like(z)
+    if model.prior is not None:
+        prior = model.prior.from_noise(prior.to(next(model.parameters()).device)).cpu()
     figure, axes = plt.subplots(1, 2, figsize=(5.4, 2.0), layout="constrained")
-    first, second = z.std(0).argsort(descending=True)[:2]
+    widest = z.std(0).argsort(descending=True)[:2]
     for points, colour, label in ((prior, "0.6", "prior"), (z, figures.COLOURS[0], "codes of images")):
-        axes[0].scatter(points[:, first], points[:, second], s=1, linewidths=0, color=colour, rasterized=True)
+        axes[0].scatter(*points[:, widest].T, s=1, linewidths=0, color=colour, rasterized=True)
         axes[1].hist(points.norm(dim=1), 40, density=True, histtype="step", color=colour, label=label)
     if model.prior is None:
         r = np.linspace(*axes[1].get_xlim(), 200)
@@ -242,9 +241,6 @@ def stroke_width(images):
     return torch.tensor(widths, dtype=torch.float64)
 
 
-PROPERTIES = {"slant": slant, "stroke width": stroke_width}
-
-
 def attributes(run, title, model, x, shown):
     """Directions in latent space that change slant and stroke width.
 
@@ -253,7 +249,7 @@ def attributes(run, title, model, x, shown):
     whose property changes in the expected direction, and the average change."""
     codes, base = model.code(x), model.code(shown)
     numbers, rows = {}, {}
-    for name, measure in PROPERTIES.items():
+    for name, measure in (("slant", slant), ("stroke width", stroke_width)):
         order = measure(x).argsort().to(codes.device)
         direction = codes[order[-len(order) // 4 :]].mean(0) - codes[order[: len(order) // 4]].mean(0)
         before = measure(model.decoder(base))
@@ -270,8 +266,6 @@ def attributes(run, title, model, x, shown):
 def fed_back(model, x, z):
     """log p(x|z) in nats under a PixelCNN decoder, given the true earlier pixels, and given pixels that it sampled."""
     _, logits = model.feed_back(z, torch.rand(len(x), 784, device=x.device))
-    alone = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
-    return {
-        "log_px_with_true_pixels": float(model.log_px_z(x, z[None]).mean()),
-        "log_px_with_its_own": float(alone.mean()),
-    }
+    own = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+    given_true = float(model.log_px_z(x, z[None]).mean())
+    return {"log_px_with_true_pixels": given_true, "log_px_with_its_own": float(own.mean())}

@@ -38,7 +38,7 @@ class Entry:
     publishing: str = ""  # extra options of the published run
     results: tuple = ("test_log_likelihood",)  # metrics in the results table
     compared: bool = False  # included in evaluate.py
-    seeds: str = ""  # metric to compare over three seeds, if this run has three seeds
+    seeds: str = ""  # metric to compare over seeds, for runs that are trained with three seeds
     published: bool = True
 
     @property

@@ -33,7 +33,7 @@ def name_of(entry, seed):
 
 
 def data_at_hand(entries):
-    """{kind: name of the data set to use}. Prints one warning if a preferred data set is missing."""
+    """{kind: name of the data set to use}; prints one warning if MNIST is missing."""
     found = {kind: loading.find("auto", *DATA[kind]) for kind in DATA if any(e.kind == kind for e in entries)}
     loading.warn(*found.values())
     for data in found.values():
