@@ -1,4 +1,4 @@
-# Every command, one line each: make help
+# make help prints all commands.
 VENV := .venv
 BASE_PYTHON ?= python3
 ifeq ($(origin PYTHON), undefined)
@@ -20,7 +20,7 @@ PROSE := README.md CONTRIBUTING.md Makefile docs code datasets report/answers re
 .PHONY: all quick beyond long test test-slow test-oldest lint report publish bench seeds submission help clean setup \
   existing-environment latex
 
-##@ Train and look
+##@ Train and evaluate
 all: $(READY) ## train, analyse and compare the core runs, compile your report; resumable
 	@$(MAKE) -s latex || true
 	@$(PYTHON) code/study/train.py --group core
@@ -32,7 +32,7 @@ quick: $(READY) ## the same with small settings, under 4 minutes
 	@$(PYTHON) code/study/evaluate.py --quick
 	@$(PYTHON) report/macros.py --user --quick
 
-beyond: $(READY) ## the models that the assignment does not ask for; hours, resumable
+beyond: $(READY) ## the same for the models beyond the assignment; hours, resumable
 	@$(MAKE) -s latex || true
 	@$(PYTHON) code/study/train.py --group autoregressive family plane
 	@$(PYTHON) code/study/evaluate.py
@@ -41,65 +41,65 @@ beyond: $(READY) ## the models that the assignment does not ask for; hours, resu
 long: $(READY) ## train the longer runs; hours, resumable
 	@$(PYTHON) code/study/train.py --group long
 
-bench: $(READY) ## speed and cost beside the plain loop, under 4 minutes
+bench: $(READY) ## compare our training speed with plain loops, under 4 minutes
 	@$(PYTHON) code/study/bench.py
 
-report: $(READY) ## compile report/report.pdf from the published results, no training
+report: $(READY) ## compile report/report.pdf from the published results, without training
 	@$(MAKE) -s latex
 	@$(PYTHON) report/macros.py
 	@cd report && TEXINPUTS=build: latexmk -pdf -interaction=nonstopmode -halt-on-error -quiet -outdir=build report.tex \
 	  >build/make.log 2>&1 || { grep -A 3 '^!' build/report.log; exit 1; }
 	@cp report/build/report.pdf report/report.pdf && echo "report/report.pdf"
 
-submission: $(READY) ## the ZIP to hand in: make submission NAME=lastname
+submission: $(READY) ## make the ZIP to hand in: make submission NAME=lastname
 	@$(PYTHON) code/study/submission.py "$(NAME)" $(if $(FORCE),--force)
 
 ##@ Develop
-setup: $(READY) ## make the environment: PyTorch and the tools for tests
+setup: $(READY) ## create the environment: PyTorch and the tools for tests
 
 test: $(READY) lint ## lint and fast tests, under 3 minutes
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
-test-slow: $(READY) ## the tests that take long
+test-slow: $(READY) ## the slow tests
 	@$(PYTHON) -m pytest -m slow
 
 lint: $(READY) ## check style and format
 	@$(PYTHON) -m ruff check -q . && $(PYTHON) -m ruff format --check -q . && $(PYTHON) -m codespell_lib $(PROSE)
 
 # torch 2.4, the oldest allowed, needs Python 3.12 or older: make test-oldest BASE_PYTHON=python3.12
-test-oldest: ## the fast tests on the oldest versions that requirements.txt allows
+test-oldest: ## the fast tests with the oldest versions that requirements.txt allows
 	@test -x .venv-oldest/bin/python || $(BASE_PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python -m pip install -q --disable-pip-version-check $$(sed 's/>=\(.*\)/==\1.*/' requirements.txt) \
 	  pytest pytest-xdist hypothesis
 	@.venv-oldest/bin/python -m pytest -m "not slow"
 
-clean: ## delete the environment and the caches, keep data and runs
+clean: ## delete the environment and caches, keep data and runs
 	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache .hypothesis report/build
 
 ##@ Publish
-seeds: $(READY) ## three seeds of the runs that are published with them: hours, resumable
+seeds: $(READY) ## train and summarise runs with three seeds; hours, resumable
 	@$(PYTHON) code/study/train.py --seeds
 	@$(PYTHON) code/study/seeds.py
 
-publish: $(READY) ## finished runs on real data become the published results
+publish: $(READY) ## publish your finished runs on real data
 	@$(PYTHON) code/study/publish.py
 
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-# A virtual environment with what requirements-dev.txt names; done once, and again when those files change.
+# A virtual environment with the packages in requirements-dev.txt, installed again when a requirements file changes.
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	@command -v $(BASE_PYTHON) >/dev/null || { echo "Python is missing: install Python 3.10 or newer"; exit 1; }
 	@$(BASE_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "Python 3.10 or newer is needed: make BASE_PYTHON=python3.12, for one"; exit 1; }
+	  { echo "Python 3.10 or newer is needed, for example: make BASE_PYTHON=python3.12"; exit 1; }
 	@$(BASE_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(IS_ROOT_DEBIAN) && \
 	  echo "Installing python3-venv" && { $(APT_UPDATE); } && $(APT_INSTALL) python3-venv >/dev/null; } || \
 	  { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
 	@echo "Setting up $(VENV)/: downloads 3 GB, most of it PyTorch for GPUs, and uses 6 GB (README: a smaller build)"
 	@$(BASE_PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-dev.txt || \
-	  { echo "pip could not install requirements-dev.txt: see the lines above; is there a network?"; exit 1; }
+	  { echo "pip could not install requirements-dev.txt, see above; check the network"; exit 1; }
 	@$(VENV)/bin/python -c 'import torch, torchvision' 2>/dev/null || \
 	  { echo "torch and torchvision do not match: $(VENV)/bin/python -m pip install --upgrade torch torchvision"; exit 1; }
 	@touch $@

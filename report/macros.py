@@ -1,11 +1,11 @@
-"""Numbers of the report as LaTeX macros, from the results files: \\val{vae-z20}{test_elbo}.
+"""Write the numbers of the results files as LaTeX macros for the report: \\val{vae-z20}{test_elbo}.
 
     python report/macros.py           from report/results, for `make report`
-    python report/macros.py --user    from your own runs, compiled to runs/report.pdf (--quick: from quick runs)
+    python report/macros.py --user    from your own runs; also compiles runs/report.pdf (--quick: from quick runs)
 
-A results file gives \\val{run}{key} for its own keys and those of `final`, \\val{run}{settings/key}, the ends of its
-curves as \\val{run}{first/key} and \\val{run}{last/key}, and \\val{run}{data_title}. Other files give what they hold
-under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-analyses}{prior_10}.
+The results file of a run defines \\val{run}{key} for its keys and for those in `final`, \\val{run}{settings/key}, the
+first and last value of its curves as \\val{run}{first/key} and \\val{run}{last/key}, and \\val{run}{data_title}. Other
+files define macros under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-analyses}{prior_10}.
 """
 
 import json
@@ -30,25 +30,19 @@ def kl(mu, variance):
     return 0.5 * (variance + mu**2 - 1 - math.log(variance))
 
 
-# small computations that answers quote
+# small calculations that the answers quote
 FORMULAS = {
-    "kl_same": 0,  # kl(0, 1)
-    "kl_near": kl(0.1, 1),
-    "kl_far": kl(10, 1),
-    "kl_narrow": kl(0, 1e-6),
-    "coin_flips": -784 * math.log(2),
-    "log_2": math.log(2),
-    "two_log_2": 2 * math.log(2),
-    "minus_log_4": -math.log(4),
-    "dense_determinant": f"{784**3 / 1e8:.1f}",  # times 10^8 multiplications
-    "region_2": 0.1**2,
-    "bits_of_levels": 8,
+    "kl_same": 0, "kl_near": kl(0.1, 1), "kl_far": kl(10, 1), "kl_narrow": kl(0, 1e-6),
+    "coin_flips": -784 * math.log(2), "log_2": math.log(2), "two_log_2": 2 * math.log(2), "minus_log_4": -math.log(4),
+    "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
+    "region_2": 0.1**2, "bits_of_levels": 8,
     "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
-    "vae_weight_decay": "0.02",  # a3_vae_template.py has no option for it
-}
+    "vae_weight_decay": "0.02",  # a constant in a3_vae_template.py
+}  # fmt: skip
 
 
 def text(value, key=""):
+    """A number or text as LaTeX."""
     if isinstance(value, bool) or value is None:
         return "not reached"
     if isinstance(value, (int, float)) and value < 0:
@@ -60,7 +54,7 @@ def text(value, key=""):
             return plain
         factor = "" if digits == "1.0" else rf"{digits}\cdot "
         return rf"\ensuremath{{{factor}10^{{{int(power)}}}}}"
-    if key == "integral":  # of a density: how near to 1?
+    if key == "integral":  # of a density: close to 1
         return f"{value:.5f}"
     if isinstance(value, float):
         whole = value >= 1000 or key in ("seconds", "seconds_to_1_85", "training_seconds", "norm_ratio")
@@ -71,35 +65,33 @@ def text(value, key=""):
 
 
 def define(name, key, value):
-    """The lines that define one number, or those of a dict of them."""
+    """The definitions of one number, or of all numbers in a dict."""
     if isinstance(value, dict):
         return [line for inner, v in value.items() for line in define(name, f"{key}/{inner}" if key else inner, v)]
     if isinstance(value, list):
         return []
     if key.startswith("settings/") and isinstance(value, float) and not 0 < value < 0.01:
-        value = f"{value:g}"  # chosen, not measured: 0.02, not 0.020
+        value = f"{value:g}"  # a setting: 0.02, not 0.020
     return [rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value, key.split('/')[-1])}}}"]
 
 
 def name_of(path):
-    """The name of a file that is not a run's results. Published before there were analyses.json: NAME-extra.json."""
+    """The macro name of a file that is not a run's results. NAME-extra.json is an older name of analyses."""
     name = f"{path.parent.name}-analyses" if path.stem == "analyses" else path.stem
     return name.removesuffix("-extra") + "-analyses" if name.endswith("-extra") else name
 
 
 def macros(files):
-    """One definition for each number of each run, and for those of other results files."""
+    """One definition per number in these results files."""
     lines = []
     for path in files:
         result = json.loads(path.read_text())
         if "final" not in result:
             lines += define(name_of(path), "", result)
             continue
-        name = result["run"]
         numbers = {key: value for key, value in result.items() if key not in ("curves", "final")}
         for key, curve in result.get("curves", {}).items():
-            known = [value for value in curve if value is not None]
-            if known:
+            if known := [value for value in curve if value is not None]:
                 numbers |= {f"first/{key}": known[0], f"last/{key}": known[-1]}
         if "data" in result:
             numbers["data_title"] = tables.DATA.get(result["data"], result["data"])
@@ -108,12 +100,12 @@ def macros(files):
         final = dict(result["final"])
         if "test_elbo" in final:
             final["gap"] = final["test_log_likelihood"] - final["test_elbo"]
-        lines += define(name, "", {**numbers, **final})
+        lines += define(result["run"], "", {**numbers, **final})
     return lines
 
 
 def write_tables(folder, comparison, seeds, variants):
-    """\\input{table-quality} and the like in the report; empty while nothing has been compared."""
+    """Write the tables that the report includes; empty files if there are no results."""
     contents = {"quality": "", "likelihood": "", "families": "", "note": "", "variants": ""}
     if variants:
         contents["variants"] = tables.latex(*tables.variants(variants))
@@ -129,40 +121,39 @@ def write_tables(folder, comparison, seeds, variants):
 
 
 def own_runs(quick):
-    """(results files, figures folder, banner) of the user's runs, on real data where there are such."""
-    files, banner = [], None
-    runs, links = ROOT / "runs" / ("quick" if quick else ""), ROOT / "runs" / "report-figures"
-    shutil.rmtree(links, ignore_errors=True)
-    links.mkdir(parents=True)
+    """(results files, figures folder, banner) of the user's runs, on the preferred data available."""
+    files, banner = [], "These are quick runs with small settings." if quick else ""
+    runs, copies = ROOT / "runs" / ("quick" if quick else ""), ROOT / "runs" / "report-figures"
+    shutil.rmtree(copies, ignore_errors=True)
+    copies.mkdir(parents=True)
     for entry in registry.RUNS:
-        if place := registry.finished(entry, quick):
-            folder, results = place
+        if run := registry.finished(entry, quick):
+            folder, results = run
             files += [path for path in (folder / "results.json", folder / "analyses.json") if path.exists()]
-            shutil.copytree(folder / "figures", links / entry.name)
+            shutil.copytree(folder / "figures", copies / entry.name)
             if results["data"] != entry.data[0]:
-                banner = f"These runs used {tables.DATA[results['data']]}: no number here says anything about MNIST."
+                banner = f"These runs used {tables.DATA[results['data']]}: the numbers are not comparable with MNIST."
     for file, figures, target in publish.MEASURED.values():
         if (runs / file).exists():
             files.append(runs / file)
             if figures and (runs / figures).exists():
-                place = links / target
-                place.parent.mkdir(exist_ok=True)
-                (shutil.copytree if (runs / figures).is_dir() else shutil.copyfile)(runs / figures, place)
-    return files, "../runs/report-figures/", banner or ("These are quick runs on small settings." if quick else "")
+                publish.copy_figures(runs / figures, copies / target)
+    return files, "../runs/report-figures/", banner
 
 
 def gains(variants):
-    """What each variant of the VAE gains over the plain one, where both were judged on the same images."""
+    """The difference in test log p(x) to the plain VAE, for variants evaluated on the same images."""
     lines, plain = [], variants.get("family-plain")
-    terms = lambda result: (result["data"], result["final"]["eval_images"], result["final"]["eval_samples"])
+    conditions = lambda result: (result["data"], result["final"]["eval_images"], result["final"]["eval_samples"])
     for run, result in variants.items() if plain else ():
-        if terms(result) == terms(plain):
+        if conditions(result) == conditions(plain):
             gain = result["final"]["test_log_likelihood"] - plain["final"]["test_log_likelihood"]
             lines += define(run, "gain", gain)
     return lines
 
 
 def compile_own(build):
+    """Compile the report with the user's numbers to runs/report.pdf."""
     if not shutil.which("latexmk"):
         return print("runs/report.pdf: not compiled, LaTeX is missing")
     call = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", f"-outdir={build}", "report.tex"]
@@ -170,7 +161,7 @@ def compile_own(build):
     done = subprocess.run(call, cwd=ROOT / "report", capture_output=True, text=True, env=environment, errors="replace")
     if done.returncode:
         print(done.stdout[-1500:])
-        raise Trouble("runs/report.pdf could not be compiled: see above")
+        raise Trouble("runs/report.pdf could not be compiled, see above")
     shutil.copyfile(build / "report.pdf", ROOT / "runs" / "report.pdf")
     print("Your report: runs/report.pdf")
 
@@ -187,7 +178,7 @@ def main(args):
     lines.append(rf"\def\figures{{{figures}}}")
     lines.append(rf"\def\banner{{{banner}}}")
     lines.append(rf"\def\missing{{{'not run' if args.user else ''}}}")
-    # latexmk compiles again when this file changes, so a layout that has come or gone is told here
+    # latexmk recompiles when this file changes: this line makes it recompile when the layout file appears
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
     write_tables(build, others.get("comparison", {}), others.get("seeds", {}), variants)
@@ -197,8 +188,8 @@ def main(args):
 
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
-    parser.add_argument("--user", action="store_true", help="from your own runs, and compile the report")
-    parser.add_argument("--quick", action="store_true", help="with --user: from quick runs")
+    parser.add_argument("--user", action="store_true", help="use your own runs and compile the report")
+    parser.add_argument("--quick", action="store_true", help="with --user: use quick runs")
     return parser.parse_args(words)
 
 

@@ -1,19 +1,19 @@
-"""Autoregressive models of digits: p(x) = prod_d p(x_d | x_<d), pixels in reading order, the likelihood exact.
+"""Autoregressive models of digits: p(x) = prod_d p(x_d | x_<d), pixels in reading order, with exact likelihood.
 
     python code/beyond/autoregressive.py                                  gated PixelCNN on static binary MNIST
-    python code/beyond/autoregressive.py --model rnn                      the same with a GRU; also conv1d, markov
+    python code/beyond/autoregressive.py --model rnn                      a GRU instead; also conv1d, markov
     python code/beyond/autoregressive.py --likelihood logistic-mixture    8-bit MNIST; also softmax256
     python code/beyond/autoregressive.py --sample 64                      a grid of samples from the trained model
     python code/beyond/autoregressive.py --quick                          a small run
 
 PixelCNN: van den Oord et al. 2016 (arXiv:1606.05328); mixture of logistics: Salimans et al. 2017 (arXiv:1701.05517).
 
-Measured on one core of an AMD EPYC with bfloat16 instructions, torch 2.14, static binary MNIST, test split judged once,
-exact log p(x) in nats: PixelCNN -81.87 (1335 s of training), conv1d -84.11 (855 s), rnn -90.03 (875 s), markov -177.66
-(128 s). A hundred samples of the PixelCNN take 2.3 s.
+Measured on one core of an AMD EPYC with bfloat16 instructions, torch 2.14, static binary MNIST, exact log p(x) of the
+test images in nats: PixelCNN -81.87 (1335 s of training), conv1d -84.11 (855 s), rnn -90.03 (875 s), markov -177.66
+(128 s). Drawing 100 samples from the PixelCNN takes 2.3 s.
 
-Every model is written twice, as one pass over all pixels (`forward`, for training) and as the step to one pixel that
-keeps what it has computed for earlier ones (`at`, for sampling); a test holds the two together.
+Each model has two implementations. `forward` computes all pixels in one pass, for training. `at` computes one pixel
+from cached activations of earlier pixels, for sampling. A test checks that both give the same result.
 """
 
 import sys
@@ -33,9 +33,9 @@ from datasets.bmnist import BINARY, bmnist
 from datasets.mnist import GREY, mnist
 
 SIDE, PIXELS = 28, 784
-MIXTURE = 10  # logistics a pixel
+MIXTURE = 10  # logistics per pixel
 TITLES = {"pixelcnn": "PixelCNN", "markov": "Two-pixel Markov model", "rnn": "GRU", "conv1d": "1-D convolutions"}
-# what each model trains with where the command line says nothing else
+# training settings of each model, unless the command line overrides them
 DEFAULTS = {
     "pixelcnn": {"epochs": 4, "hidden": 32, "layers": 7, "batch_size": 16, "lr": 4e-3},
     "markov": {"epochs": 4, "hidden": 64, "layers": 2, "batch_size": 64, "lr": 4e-3},
@@ -45,7 +45,7 @@ DEFAULTS = {
 
 
 class Markov(nn.Module):
-    """Finite memory: one small net, the same for every pixel, sees the two pixels before it."""
+    """Finite memory: one small network, shared by all pixels, reads the two preceding pixels."""
 
     def __init__(self, n_out, n_hidden=64, layers=2):
         super().__init__()
@@ -55,34 +55,34 @@ class Markov(nn.Module):
         self.nn.append(nn.Linear(n_hidden, n_out))
 
     def forward(self, x):
-        """x [B, 784], values -1..1 -> [B, 784, n_out]: what each pixel's distribution is, given those before it."""
-        padded = F.pad(x, (2, 0))  # 0, which no binary pixel is: nothing there
+        """x [B, 784] in -1..1 -> [B, 784, n_out]: parameters of each pixel's distribution, given earlier pixels."""
+        padded = F.pad(x, (2, 0))  # 0 marks a missing pixel: binary pixels are -1 or 1 here
         return self.nn(torch.stack([padded[:, :-2], padded[:, 1:-1]], 2))
 
     def at(self, x, d, cache):
-        """The same of pixel d alone, [B, n_out]; only pixels before d are looked at."""
+        """The same for pixel d only, [B, n_out], from the pixels before d."""
         return self.nn(F.pad(x[:, :d], (2, 0))[:, -2:])
 
 
 class RNN(nn.Module):
-    """A GRU over the pixels. Its input: the pixel before, the three above, and where it is.
+    """A GRU over the pixels. Its inputs: the preceding pixel, the three pixels above, and the position.
 
-    The row above is 28 steps back: showing it saves the memory from having to carry every pixel that far."""
+    The pixel above is 28 steps back in the sequence: as an input, it need not be remembered."""
 
     def __init__(self, n_out, n_hidden=128, layers=1):
         super().__init__()
         self.offsets = (1, SIDE - 1, SIDE, SIDE + 1)
         self.gru = nn.GRU(len(self.offsets) + 2, n_hidden, layers, batch_first=True)
         self.out = nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.GELU(), nn.Linear(n_hidden, n_out))
-        place = torch.linspace(-1, 1, SIDE)
-        places = torch.stack([place.repeat_interleave(SIDE), place.repeat(SIDE)], 1)  # row and column of each pixel
-        self.register_buffer("places", places, persistent=False)
+        line = torch.linspace(-1, 1, SIDE)
+        positions = torch.stack([line.repeat_interleave(SIDE), line.repeat(SIDE)], 1)  # row and column of each pixel
+        self.register_buffer("positions", positions, persistent=False)
 
     def inputs(self, x, start, stop):
-        """Of the pixels start..stop - 1: [B, stop - start, 6]."""
+        """Inputs for pixels start..stop - 1: [B, stop - start, 6]."""
         padded = F.pad(x[:, :stop], (SIDE + 1, 0))
-        seen = [padded[:, SIDE + 1 - offset + start : SIDE + 1 - offset + stop] for offset in self.offsets]
-        return torch.cat([torch.stack(seen, 2), self.places[start:stop].expand(len(x), -1, -1)], 2)
+        earlier = [padded[:, SIDE + 1 - offset + start : SIDE + 1 - offset + stop] for offset in self.offsets]
+        return torch.cat([torch.stack(earlier, 2), self.positions[start:stop].expand(len(x), -1, -1)], 2)
 
     def forward(self, x):
         h, _ = self.gru(self.inputs(x, 0, PIXELS))  # [B, 784, n_hidden]
@@ -94,9 +94,10 @@ class RNN(nn.Module):
 
 
 class Conv1d(nn.Module):
-    """Causal convolutions over the pixel sequence, two taps each; the distance of the taps doubles from layer to layer.
+    """Causal convolutions over the pixel sequence with two taps each; the dilation doubles from layer to layer.
 
-    1 + 2 + ... + 16 reaches over a row, 28 (1 + 2 + ... + 16) over all rows: every earlier pixel is a sum of those."""
+    Dilations 1, 2, ... 16 cover a row; dilations 28, 56, ... 448 cover all rows. Together they reach every earlier
+    pixel."""
 
     def __init__(self, n_out, n_hidden=48, layers=10):
         super().__init__()
@@ -106,10 +107,10 @@ class Conv1d(nn.Module):
         self.mix = nn.ModuleList(nn.Linear(n_hidden, n_hidden) for _ in self.dilations)
         self.out = nn.Sequential(
             nn.LayerNorm(n_hidden), nn.Linear(n_hidden, n_hidden), nn.GELU(), nn.Linear(n_hidden, n_out)
-        )  # fmt: skip
+        )
 
     def forward(self, x):
-        h = self.first(F.pad(x, (1, 0))[:, :PIXELS, None])  # [B, 784, C]; place d holds pixel d - 1
+        h = self.first(F.pad(x, (1, 0))[:, :PIXELS, None])  # [B, 784, C]; position d holds pixel d - 1
         for dilation, taps, mix in zip(self.dilations, self.taps, self.mix):
             earlier = F.pad(h, (0, 0, dilation, 0))[:, :PIXELS]
             h = h + mix(gate(taps(torch.cat([earlier, h], 2)), 2))
@@ -125,26 +126,28 @@ class Conv1d(nn.Module):
         return self.out(h)
 
 
-def take(before, place, like):
-    """What was kept for a place, for the last time that it is needed; zeros where there is none."""
-    if place < 0:
+def take(before, position, like):
+    """Remove and return a cached activation, at its last use; zeros outside the image."""
+    if position < 0:
         return torch.zeros_like(like)
-    found, before[place] = before[place], None
+    found, before[position] = before[position], None
     return found
 
 
 def gate(a, dim):
-    """tanh of one half times sigmoid of the other, the first as 2 sigmoid - 1: one call, far cheaper than two."""
+    """Gated activation: tanh of one half times sigmoid of the other.
+
+    tanh(a) = 2 sigmoid(2 a) - 1, and the network can learn the factor 2: one sigmoid call serves both halves."""
     value, opening = torch.sigmoid(a).chunk(2, dim)
     return (2 * value - 1) * opening
 
 
 class PixelCNN(nn.Module):
-    """Two stacks of convolutions: v sees the rows above, h the pixels to the left and what v says: no blind spot.
+    """Two stacks of convolutions without a blind spot: v reads the rows above, h reads v and the pixels to the left.
 
-    A vertical layer has taps in two rows, three columns; a horizontal one two taps; both `dilation` apart."""
+    A vertical kernel is 2 x 3, a horizontal one 1 x 2, both with the layer's `dilation`."""
 
-    ABOVE, AROUND, LEFT = 3, 3, 4  # the first layers see: rows above, columns either way, pixels to the left
+    ABOVE, AROUND, LEFT = 3, 3, 4  # first layers: rows above, columns on either side, pixels to the left
 
     def __init__(self, n_out, n_hidden=32, layers=7):
         super().__init__()
@@ -161,11 +164,9 @@ class PixelCNN(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def start(self, image):
-        """[B, 1, 28, 28] -> v and h [B, C, 28, 28], nothing at a place seeing the place itself or a later one."""
-        rows = F.pad(image, (self.AROUND, self.AROUND, self.ABOVE, 0))[:, :, :-1]
-        v = self.first_v(rows)
-        h = self.first_h(F.pad(image, (self.LEFT, 0))[:, :, :, :-1]) + self.first_link(v)
-        return v, h
+        """[B, 1, 28, 28] -> v and h [B, C, 28, 28]; at each position they depend on earlier pixels only."""
+        v = self.first_v(F.pad(image, (self.AROUND, self.AROUND, self.ABOVE, 0))[:, :, :-1])
+        return v, self.first_h(F.pad(image, (self.LEFT, 0))[:, :, :, :-1]) + self.first_link(v)
 
     def forward(self, x):
         v, h = self.start(x.view(-1, 1, SIDE, SIDE))
@@ -176,15 +177,14 @@ class PixelCNN(nn.Module):
         return self.out(h).flatten(2).transpose(1, 2)
 
     def at(self, x, d, cache):
-        """At the start of a row its part of v is computed once; then a pixel costs two taps a layer."""
+        """v is computed once per row; each pixel then costs two taps per layer."""
         row, column = divmod(d, SIDE)
         image = x.view(-1, 1, SIDE, SIDE)
         if column == 0:
             self.next_row(image, row, cache)
         left = F.pad(image[:, :, row : row + 1, :column], (self.LEFT, 0))[:, :, :, -self.LEFT :]
         h = self.first_h(left) + cache["first"][:, :, :, column : column + 1]  # [B, C, 1, 1]
-        layers = zip(self.dilations, self.h, self.mix, cache["link"], cache["h"])
-        for dilation, conv_h, mix, link, before in layers:
+        for dilation, conv_h, mix, link, before in zip(self.dilations, self.h, self.mix, cache["link"], cache["h"]):
             before.append(h)
             earlier = take(before, column - dilation, h)
             a = F.conv2d(torch.cat([earlier, h], 3), conv_h.weight, conv_h.bias) + link[:, :, :, column : column + 1]
@@ -192,6 +192,7 @@ class PixelCNN(nn.Module):
         return self.out(h)[:, :, 0, 0]
 
     def next_row(self, image, row, cache):
+        """Cache what h needs of v in this row."""
         above = F.pad(image[:, :, :row], (self.AROUND, self.AROUND, self.ABOVE, 0))[:, :, -self.ABOVE :]
         v = self.first_v(above)  # [B, C, 1, 28]
         cache["first"], cache["link"], cache["h"] = self.first_link(v), [], [[] for _ in self.dilations]
@@ -206,7 +207,7 @@ class PixelCNN(nn.Module):
 
 
 class Bernoulli:
-    """Pixels 0 and 1. One number a pixel: the logit of 1."""
+    """Pixels 0 and 1. One output per pixel: the logit of 1."""
 
     outputs, levels = 1, 1
 
@@ -221,7 +222,7 @@ class Bernoulli:
 
 
 class Softmax256:
-    """Pixels 0..255, each value with a logit of its own."""
+    """Pixels 0..255, one logit per value."""
 
     outputs, levels = 256, 255
 
@@ -235,13 +236,13 @@ class Softmax256:
 
 
 class LogisticMixture:
-    """Pixels 0..255: a mixture of logistics cut into 256 bins, the first and the last open to infinity."""
+    """Pixels 0..255: a mixture of logistics, integrated over 256 bins. The outer bins extend to infinity."""
 
     outputs, levels = 3 * MIXTURE, 255
 
     @staticmethod
     def parts(a):
-        """Log-weights, means and scales, each [..., MIXTURE], on the scale -1..1; at first the means are spread."""
+        """Log-weights, means and scales, each [..., MIXTURE], for pixels in -1..1. Initial means are evenly spread."""
         weights, means, log_scales = a.chunk(3, -1)
         means = means + torch.linspace(-1, 1, MIXTURE, device=a.device, dtype=a.dtype)
         return torch.log_softmax(weights, -1), means, torch.exp((log_scales - 2).clamp_min(-7))
@@ -252,7 +253,7 @@ class LogisticMixture:
         x = x.unsqueeze(-1)
         centre = 2 * x / 255 - 1
         upper, lower = (centre + 1 / 255 - means) / scales, (centre - 1 / 255 - means) / scales
-        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): no difference of two nearly equal numbers
+        # sigmoid(u) - sigmoid(l) = sigmoid(u) sigmoid(-l) (1 - exp(l - u)): avoids cancellation
         inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 / (255 * scales)))
         log_p = torch.where(x == 0, F.logsigmoid(upper), torch.where(x == 255, F.logsigmoid(-lower), inside))
         return torch.logsumexp(log_weights + log_p, -1)
@@ -265,13 +266,11 @@ class LogisticMixture:
 
 
 LIKELIHOODS = {"bernoulli": Bernoulli, "softmax256": Softmax256, "logistic-mixture": LogisticMixture}
-
-
 NETS = {"pixelcnn": PixelCNN, "markov": Markov, "rnn": RNN, "conv1d": Conv1d}
 
 
 class Model(nn.Module):
-    """A net and a likelihood: log p(x), and samples pixel by pixel."""
+    """A network and a pixel likelihood: computes log p(x), draws samples pixel by pixel."""
 
     def __init__(self, model="pixelcnn", likelihood="bernoulli", n_hidden=32, layers=7):
         super().__init__()
@@ -282,30 +281,28 @@ class Model(nn.Module):
         return 2 * x / self.likelihood.levels - 1
 
     def forward(self, x):
-        """Images [B, 784], whole numbers from 0 on -> log p(x) [B] in nats."""
+        """Images [B, 784] with integer pixels -> log p(x) [B] in nats."""
         return self.likelihood.log_prob(at_least_float32(self.net(self.scaled(x))), x).sum(1)
 
     @torch.no_grad()
     def sample(self, uniforms, known=None, n_known=0, cached=True):
-        """Images from uniform numbers [B, 784], one a pixel; the first `n_known` pixels are those of `known`.
+        """Images from uniform numbers u [B, 784], one per pixel. The first `n_known` pixels are copied from `known`.
 
         A pixel is the number of values v with P(pixel <= v) <= u: the inverse of its distribution function."""
-        x, cache = torch.zeros_like(uniforms), {}
-        scaled = torch.zeros_like(uniforms)
+        x, scaled, cache = torch.zeros_like(uniforms), torch.zeros_like(uniforms), {}
         for d in range(PIXELS):
+            if cached or d >= n_known:  # known pixels fill the cache, too
+                a = self.net.at(scaled, d, cache) if cached else self.net(scaled)[:, d]
             if d < n_known:
-                if cached:
-                    self.net.at(scaled, d, cache)
                 x[:, d] = known[:, d]
             else:
-                a = self.net.at(scaled, d, cache) if cached else self.net(scaled)[:, d]
                 x[:, d] = (self.likelihood.cumulative(a) <= uniforms[:, d : d + 1]).sum(1)
             scaled[:, d] = self.scaled(x[:, d])
         return x
 
 
 def epoch_iter(model, data, optimizer, schedule=None):
-    """One pass over `data`, learning if the model is in training mode. Returns the average log p(x) in nats."""
+    """One pass over `data`; updates the model in training mode. Returns the average log p(x) in nats."""
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
     for batch in data:
@@ -327,53 +324,41 @@ def epoch_iter(model, data, optimizer, schedule=None):
     return float(total) / images
 
 
-def run_epoch(model, data, optimizer, schedule=None):
-    """One epoch of training and one of validation. Returns the two averages, nats per image."""
-    traindata, valdata = data
-    model.train()
-    train = epoch_iter(model, traindata, optimizer, schedule)
-    model.eval()
-    return train, epoch_iter(model, valdata, optimizer)
-
-
 def receptive_field(model, x, d):
-    """[784]: how strongly what pixel d is expected to be depends on each pixel, the average |gradient| over images."""
+    """[784]: |gradient| of pixel d's expected value with respect to each pixel, averaged over images."""
     total = torch.zeros_like(x[0])
-    for part in x.split(10):  # a gradient keeps what every layer has computed
+    for part in x.split(10):  # backward() stores every layer's activations: small batches
         scaled = model.scaled(part).requires_grad_()
-        with torch.backends.cudnn.flags(enabled=False):  # whose GRU has no gradient in eval mode
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN's GRU has no gradient in eval mode
             a = at_least_float32(model.net(scaled))[:, d]
-            model.likelihood.cumulative(a).sum().backward()  # the expected value is `levels` less the sum of these
+            model.likelihood.cumulative(a).sum().backward()  # expected value = `levels` - sum of these probabilities
         total += scaled.grad.abs().sum(0)
     return total / len(x)
 
 
 def seconds_per_sample_pixel(model, uniforms, pixels=24):
-    """(with what is kept, without) seconds a pixel: the first over whole images, the second over a few pixels."""
+    """Seconds per pixel with the cache (timed on whole images) and without it (timed on a few pixels)."""
 
     def seconds(work):
-        work()  # to warm up
+        work()  # warm-up
         start = time.perf_counter()
-        work().cpu()  # the end of a GPU's work
+        work().cpu()  # waits for the GPU
         return time.perf_counter() - start
 
     with torch.no_grad():
-        scaled = torch.zeros_like(uniforms)
-        kept = seconds(lambda: model.sample(uniforms)) / PIXELS
-        return kept, seconds(lambda: [model.net(scaled) for _ in range(pixels)][-1]) / pixels
+        cached = seconds(lambda: model.sample(uniforms)) / PIXELS
+        return cached, seconds(lambda: [model.net(torch.zeros_like(uniforms)) for _ in range(pixels)][-1]) / pixels
 
 
 def save_figures(run, title, model, val, snapshots):
-    """Curves, samples from the same random numbers, completed digits, what the middle pixel depends on."""
+    """Learning curves, samples from fixed random numbers, completed digits, the middle pixel's receptive field."""
     levels = model.likelihood.levels
     name, unit = ("log_px", "log p(x), nats per image") if levels == 1 else ("bpd", "bits per dimension")
-    figures.curves(
-        run.figure("likelihood.pdf"), range(len(run.history)),
-        {"training": run.column(f"train_{name}"), "validation": run.column(f"val_{name}")},
-        ylabel=unit, title=title, zoom_from=1,
-    )  # fmt: skip
+    lines = {"training": run.column(f"train_{name}"), "validation": run.column(f"val_{name}")}
+    path = run.figure("likelihood.pdf")
+    figures.curves(path, range(len(run.history)), lines, ylabel=unit, title=title, zoom_from=1)
     grids = {stage_name(epoch, run.epochs): images.float() / levels for epoch, images in snapshots.items()}
-    figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: the same random numbers in all")
+    figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: samples from the same random numbers")
 
     rows, half = 5, PIXELS // 2
     x = val.subset(rows).images.float()
@@ -381,17 +366,12 @@ def save_figures(run, title, model, val, snapshots):
     filled = model.sample(torch.rand(7 * rows, PIXELS).to(x), known, half).view(rows, 7, PIXELS)
     hidden = torch.where(torch.arange(PIXELS).to(x.device) < half, x, torch.full_like(x, 0.4 * levels))
     table = torch.cat([x[:, None], hidden[:, None], filled], 1).flatten(0, 1)
-    caption = "an image, its upper half, seven ways to go on"
+    caption = "an image, its upper half, seven completions"
     figures.image_grids(run.figure("completions.png"), {caption: table / levels}, 9, title)
 
     field = receptive_field(model, val.subset(100).images.float(), half + SIDE // 2)
-    shown = (field / field.max()).clamp_min(1e-4).log10() / 4 + 1  # four powers of ten, from black to white
+    shown = (field / field.max()).clamp_min(1e-4).log10() / 4 + 1  # black to white: four powers of ten
     figures.image_grids(run.figure("receptive-field.png"), {TITLES[run.args.model]: shown[None]}, 1)
-
-
-def goodness(row):
-    """What validation chooses by: the higher, the better."""
-    return row["val_log_px"] if "val_log_px" in row else -row["val_bpd"]
 
 
 def load(path):
@@ -414,8 +394,7 @@ def main(args):
     if args.sample:
         return models.draw_samples(args, default_name(args), BINARY + GREY, load, draw)
     binary = args.likelihood == "bernoulli"
-    load_data = bmnist if binary else mnist
-    train, val, test = load_data(args.data_root, args.batch_size, data=args.data)
+    train, val, test = (bmnist if binary else mnist)(args.data_root, args.batch_size, data=args.data)
     run = Run(args, __file__, default_name(args), train.name, args.epochs)
     print(f"Data:   {train.title}, {train.source}")
     if run.finished:
@@ -431,21 +410,22 @@ def main(args):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.lr, total_steps=args.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
     )
-    uniforms = torch.rand(25, PIXELS).to(run.device)  # the same in every picture of every epoch
+    uniforms = torch.rand(25, PIXELS).to(run.device)  # fixed, so that samples of different epochs are comparable
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
     snapshots, best = state.get("snapshots", {}), state.get("best")
+    metric, convert = ("log_px", float) if binary else ("bpd", bits_per_dim)
+    score = lambda row: row["val_log_px"] if binary else -row["val_bpd"]  # higher is better
 
     for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
         if epoch == 0:
-            model.eval()
-            values = epoch_iter(model, train.subset(5000), None), epoch_iter(model, val, None)
+            train_log_px = epoch_iter(model.eval(), train.subset(5000), None)
         else:
-            values = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
-        names = ("train_log_px", "val_log_px") if binary else ("train_bpd", "val_bpd")
-        run.record(epoch, **dict(zip(names, values if binary else map(bits_per_dim, values))))
-        if goodness(run.history[-1]) >= max(map(goodness, run.history)):
+            train_log_px = epoch_iter(model.train(), run.train_progress(train), optimizer, schedule)
+        val_log_px = epoch_iter(model.eval(), val, None)
+        run.record(epoch, **{f"train_{metric}": convert(train_log_px), f"val_{metric}": convert(val_log_px)})
+        if score(run.history[-1]) >= max(map(score, run.history)):
             best = {name: value.clone() for name, value in model.state_dict().items()}
         if epoch in (0, args.epochs // 2, args.epochs):
             snapshots[epoch] = model.sample(uniforms).to(torch.uint8).cpu()
@@ -457,13 +437,11 @@ def main(args):
     run.seed(args.epochs + 1)
     save_figures(run, f"{title(args)}, {train.title}", model, val, snapshots)
     log_px = epoch_iter(model, run.progress(test, "test"), None)
-    kept, naive = seconds_per_sample_pixel(model, torch.rand(100, PIXELS).to(run.device))
-    found = {"test_log_likelihood": log_px} if binary else {"test_bpd": bits_per_dim(log_px)}
-    chosen = max(run.history, key=goodness)
-    name = "val_log_px" if binary else "val_bpd"
+    cached, naive = seconds_per_sample_pixel(model, torch.rand(100, PIXELS).to(run.device))
+    chosen, name = max(run.history, key=score), "log_likelihood" if binary else "bpd"
     run.finish(
-        [model], **{"val_log_likelihood" if binary else "val_bpd": chosen[name]}, best_epoch=chosen["epoch"], **found,
-        seconds_per_100_samples=PIXELS * kept, naive_over_cached=naive / kept,
+        [model], **{f"val_{name}": chosen[f"val_{metric}"]}, best_epoch=chosen["epoch"],
+        **{f"test_{name}": convert(log_px)}, seconds_per_100_samples=PIXELS * cached, naive_over_cached=naive / cached,
     )  # fmt: skip
 
 
@@ -473,8 +451,9 @@ def parse_args(words=None):
     group = parser.add_argument_group("model and training")
     group.add_argument("--model", choices=list(DEFAULTS), default="pixelcnn", help="what predicts the next pixel")
     group.add_argument(
-        "--likelihood", choices=list(LIKELIHOODS), default="bernoulli", help="of a pixel; all but the first: 8-bit data"
-    )
+        "--likelihood", choices=list(LIKELIHOODS), default="bernoulli",
+        help="pixel distribution: bernoulli for binary data, the others for 8-bit data",
+    )  # fmt: skip
 
     def by_model(name, text, **kind):
         values = ", ".join(f"{model} {defaults[name]:g}" for model, defaults in DEFAULTS.items())
@@ -484,7 +463,7 @@ def parse_args(words=None):
     by_model("hidden", "width of the layers", type=number(int, 1, 4096))
     by_model("layers", "number of layers", type=number(int, 1, 100))
     by_model("batch_size", "images per step", type=number(int, 1))
-    by_model("lr", "highest learning rate", type=number(float, above=0))
+    by_model("lr", "peak learning rate", type=number(float, above=0))
     models.sample_options(parser, number)
     cli.run_options(parser, BINARY + GREY)
     args = parser.parse_args(words)
@@ -492,8 +471,8 @@ def parse_args(words=None):
         if getattr(args, name) is None:
             setattr(args, name, value)
     if args.data != "auto" and (args.data in BINARY) != (args.likelihood == "bernoulli"):
-        kind = "binary data" if args.likelihood == "bernoulli" else "8-bit data"
-        parser.error(f"--likelihood {args.likelihood} is for {kind}, not {args.data}")
+        kind = "binary" if args.likelihood == "bernoulli" else "8-bit"
+        parser.error(f"--likelihood {args.likelihood} needs {kind} data, not {args.data}")
     if args.quick:
         args.epochs = min(args.epochs, 2)
     return args

@@ -1,28 +1,30 @@
-"""Relatives of the VAE on static binary MNIST: other objectives, decoders, posteriors, priors, alone or together.
+"""Variants of the VAE on MNIST: other objectives, decoders, posteriors and priors, alone or combined.
 
-    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py, trained to the same digits
-    python code/beyond/vae_family.py --beta 4                beta-VAE; --beta 0: reconstruction alone
-    python code/beyond/vae_family.py --warmup 10             the KL term's weight rises over ten epochs
-    python code/beyond/vae_family.py --free_bits 0.5         half a nat of every latent dimension costs nothing
+    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py, with identical numbers
+    python code/beyond/vae_family.py --beta 4                beta-VAE; --beta 0: reconstruction only
+    python code/beyond/vae_family.py --warmup 10             KL warm-up over ten epochs
+    python code/beyond/vae_family.py --free_bits 0.5         0.5 nats of KL per latent dimension are not penalised
     python code/beyond/vae_family.py --samples 5             importance-weighted bound (IWAE)
-    python code/beyond/vae_family.py --posterior sylvester   q(z|x) through a flow; planar, householder, iaf, coupling
-    python code/beyond/vae_family.py --prior coupling        a flow as prior, learned
-    python code/beyond/vae_family.py --decoder pixelcnn      a decoder that could do without z
-    python code/beyond/vae_family.py --decoder gaussian      8-bit MNIST, variance 1/2; learned-gaussian
+    python code/beyond/vae_family.py --posterior sylvester   flow posterior; also planar, householder, iaf, coupling
+    python code/beyond/vae_family.py --prior coupling        a learned flow as prior
+    python code/beyond/vae_family.py --decoder pixelcnn      an autoregressive decoder, which could ignore z
+    python code/beyond/vae_family.py --decoder gaussian      8-bit MNIST, variance 1/2; also learned-gaussian
     python code/beyond/vae_family.py --quick                 a small run
 
 beta-VAE: Higgins et al. 2017; free bits, IAF: Kingma et al. 2016 (arXiv:1606.04934); IWAE: Burda et al. 2016
 (arXiv:1509.00519); planar: Rezende and Mohamed 2015 (arXiv:1505.05770); Householder: Tomczak and Welling 2016
 (arXiv:1611.09630); Sylvester: van den Berg et al. 2018 (arXiv:1803.05649).
 
-Whatever is trained for, what is recorded is the bound itself, log p(x) >= E_q[log p(x|z) + log p(z) - log q(z|x)], in
-nats: `Family.terms` returns the bound's values with the gradients of the objective, so that the epochs are those of
-a3_vae_template.py. Posteriors keep that script's path gradient, behind a flow (Vaitl et al. 2024, arXiv:2403.15881) and
-with importance weights (Tucker et al. 2019, arXiv:1810.04152) as well; only free bits train with the ordinary one.
+All variants record the same bound, log p(x) >= E_q[log p(x|z) + log p(z) - log q(z|x)], in nats, whatever objective
+they train. `Family.terms` therefore returns the values of the bound with the gradients of the objective, and the
+training loop is that of a3_vae_template.py. Gradients of log q are path gradients (through z only), as in that script;
+also behind a flow (Vaitl et al. 2024, arXiv:2403.15881) and with importance weights (Tucker et al. 2019,
+arXiv:1810.04152). Only free bits use the ordinary gradient.
 
-Measured on one core of an AMD EPYC without bfloat16 instructions, torch 2.14, static binary MNIST, test images judged
-once: --prior coupling --zdim 40 --epochs 100, log p(x) -83.34 nats (5000 draws) after 854 s, where the VAE has -91.64
-(500 draws on 1000 images). The other members are in the report and in report/results/family-*.json.
+Measured on one core of an AMD EPYC without bfloat16 instructions, torch 2.14, static binary MNIST, test images:
+--prior coupling --zdim 40 --epochs 100 reaches log p(x) = -83.34 nats (5000 importance samples per image) after 854 s
+of training; the plain VAE reaches -91.64 (500 importance samples, 1000 images). The report and
+report/results/family-*.json have the numbers of the other variants.
 """
 
 import functools
@@ -44,9 +46,9 @@ from common.run import Run
 from datasets.bmnist import BINARY, bmnist
 from datasets.mnist import GREY, mnist
 
-CONTEXT = 100  # numbers that a flow behind the encoder is told about an image
+CONTEXT = 100  # image features that a posterior flow is conditioned on
 GAUSSIAN = ("gaussian", "learned-gaussian")
-PARTS = {  # in titles
+PARTS = {  # option value: words for titles
     "gaussian": "Gaussian decoder, variance 1/2", "learned-gaussian": "Gaussian decoder, learned variance",
     "pixelcnn": "PixelCNN decoder", "planar": "planar posterior", "householder": "Householder posterior",
     "sylvester": "Sylvester posterior", "iaf": "autoregressive posterior", "coupling": "coupling posterior",
@@ -54,7 +56,7 @@ PARTS = {  # in titles
 
 
 class Planar(nn.Module):
-    """z + u tanh(w z + b), `steps` times, u, w and b made from the image (Rezende and Mohamed 2015, Appendix A.1)."""
+    """z + u tanh(w z + b), `steps` times; u, w and b are computed from the image (Rezende and Mohamed 2015, A.1)."""
 
     def __init__(self, z_dim, steps):
         super().__init__()
@@ -63,11 +65,11 @@ class Planar(nn.Module):
         nn.init.normal_(self.amortised.weight, std=0.01)
 
     def forward(self, z, ldj, context):
-        """z [..., B, D], ldj [..., B] and context [B, CONTEXT] -> z and ldj behind the flow."""
+        """z [..., B, D], ldj [..., B], context [B, CONTEXT] -> transformed z and updated ldj."""
         parts = self.amortised(context).split(self.sizes, 1)
         for u, w, b in zip(parts[0::3], parts[1::3], parts[2::3]):
             wu = (w * u).sum(1, keepdim=True)
-            # w u becomes log(1 + exp(w u)) - 1 > -1: invertible
+            # makes w u = log(1 + exp(w u)) - 1 > -1, so that the step is invertible
             u = u + (F.softplus(wu) - 1 - wu) * w / w.pow(2).sum(1, keepdim=True).clamp_min(1e-8)
             t = torch.tanh((w * z).sum(-1, keepdim=True) + b)
             z = z + u * t
@@ -76,12 +78,12 @@ class Planar(nn.Module):
 
 
 def reflect(z, v):
-    """z [..., B, D] on the other side of the plane through 0 that is orthogonal to v [B, D], of length 1."""
+    """Reflect z [..., B, D] in the hyperplane through 0 that is orthogonal to the unit vector v [B, D]."""
     return z - 2 * v * (v * z).sum(-1, keepdim=True)
 
 
 class Householder(nn.Module):
-    """Reflections: a Gaussian stays one and gets a full covariance, volumes stay."""
+    """Reflections: the posterior stays Gaussian but gets a full covariance. They preserve volume: ldj is unchanged."""
 
     def __init__(self, z_dim, steps):
         super().__init__()
@@ -94,9 +96,9 @@ class Householder(nn.Module):
 
 
 class Sylvester(nn.Module):
-    """z + Q R tanh(S Q' z + b): Q orthogonal, R and S upper triangular (van den Berg et al. 2018), made from the image.
+    """z + Q R tanh(S Q' z + b): Q orthogonal, R and S upper triangular (van den Berg et al. 2018).
 
-    Q is a product of reflections, so orthogonal without a projection."""
+    All are computed from the image. Q is a product of reflections, so it is exactly orthogonal."""
 
     def __init__(self, z_dim, steps, reflections=8):
         super().__init__()
@@ -110,9 +112,9 @@ class Sylvester(nn.Module):
         for directions, r, s, r_diagonal, s_diagonal, b in zip(*(parts[i::6] for i in range(6))):
             directions = F.normalize(directions.view(len(b), -1, size), dim=2).unbind(1)
             r, s = r.view(-1, size, size) * self.above, s.view(-1, size, size) * self.above
-            r_diagonal, s_diagonal = torch.tanh(r_diagonal), torch.tanh(s_diagonal)  # product > -1: invertible
+            r_diagonal, s_diagonal = torch.tanh(r_diagonal), torch.tanh(s_diagonal)  # their product is > -1: invertible
             rotated = functools.reduce(reflect, directions, z)  # Q' z
-            # sums of products: four times as fast as small matrix products, one for each image
+            # elementwise products and sums: four times as fast as one small matrix product per image
             t = torch.tanh(s_diagonal * rotated + (s * rotated.unsqueeze(-2)).sum(-1) + b)
             step = r_diagonal * t + (r * t.unsqueeze(-2)).sum(-1)
             z = z + functools.reduce(reflect, reversed(directions), step)
@@ -121,12 +123,14 @@ class Sylvester(nn.Module):
 
 
 class InverseAutoregressive(nn.Module):
-    """z' = s z + (1 - s) m, s and m of a dimension from those before it, and the image; the order turns in between."""
+    """z' = s z + (1 - s) m. A dimension's s and m depend on the image and on earlier dimensions.
+
+    The order of the dimensions is reversed after each step."""
 
     def __init__(self, z_dim, steps, n_hidden=200):
         super().__init__()
         before = torch.arange(1, z_dim + 1)
-        hidden = torch.arange(n_hidden) % max(1, z_dim - 1) + 1  # each unit sees the dimensions up to its number
+        hidden = torch.arange(n_hidden) % max(1, z_dim - 1) + 1  # a unit reads the dimensions up to its number
         self.register_buffer("mask_in", (hidden[:, None] >= before).float(), persistent=False)
         self.register_buffer("mask_out", (before[:, None] > hidden).float().repeat(2, 1), persistent=False)
         self.inward = nn.ModuleList(nn.Linear(z_dim, n_hidden) for _ in range(steps))
@@ -139,32 +143,31 @@ class InverseAutoregressive(nn.Module):
         for inward, told, outward in zip(self.inward, self.told, self.outward):
             h = F.elu(F.linear(z, inward.weight * self.mask_in, inward.bias) + told(context))
             m, gate = F.linear(h, outward.weight * self.mask_out, outward.bias).chunk(2, -1)
-            gate = gate + 2  # mostly open at first: z stays
+            gate = gate + 2  # s is near 1 at first: z hardly changes
             z = torch.sigmoid(gate) * z + torch.sigmoid(-gate) * m
-            ldj = ldj + F.logsigmoid(gate).sum(-1)
-            z = z.flip(-1)
+            z, ldj = z.flip(-1), ldj + F.logsigmoid(gate).sum(-1)
         return z, ldj
 
 
-def halves(z_dim):
-    """The mask of every second dimension."""
-    return (torch.arange(z_dim) % 2 == 0).float()
+def alternating_masks(z_dim, steps):
+    """One mask per coupling: the even dimensions, then the odd ones, and so on."""
+    return [((torch.arange(z_dim) + 1 + i) % 2).float() for i in range(steps)]
 
 
 class Couplings(nn.Module):
-    """The flow's couplings; what is known of the image stands beside z as elements that always stay."""
+    """The couplings of a3_nf_template.py. The context enters as additional elements that no coupling changes."""
 
     def __init__(self, z_dim, steps, n_hidden=200):
         super().__init__()
-        masks = [torch.cat([(halves(z_dim) + i) % 2, torch.ones(CONTEXT)]) for i in range(steps)]
+        masks = [torch.cat([mask, torch.ones(CONTEXT)]) for mask in alternating_masks(z_dim, steps)]
         self.layers = nn.ModuleList(Coupling(z_dim + CONTEXT, mask, n_hidden) for mask in masks)
 
     def forward(self, z, ldj, context):
-        both = torch.cat([z, context.expand(*z.shape[:-1], CONTEXT)], -1).flatten(0, -2)
         shape, ldj = z.shape, ldj.flatten()
+        z = torch.cat([z, context.expand(*shape[:-1], CONTEXT)], -1).flatten(0, -2)
         for layer in self.layers:
-            both, ldj = layer(both, ldj)
-        return both[:, : shape[-1]].view(shape), ldj.view(shape[:-1])
+            z, ldj = layer(z, ldj)
+        return z[:, : shape[-1]].view(shape), ldj.view(shape[:-1])
 
 
 POSTERIORS = {
@@ -174,11 +177,11 @@ POSTERIORS = {
 
 
 class FlowPrior(nn.Module):
-    """p(z): couplings that carry z to normal noise."""
+    """p(z): couplings that map z to normal noise."""
 
     def __init__(self, z_dim, steps=6, n_hidden=200):
         super().__init__()
-        self.layers = nn.ModuleList(Coupling(z_dim, (halves(z_dim) + i) % 2, n_hidden) for i in range(steps))
+        self.layers = nn.ModuleList(Coupling(z_dim, mask, n_hidden) for mask in alternating_masks(z_dim, steps))
 
     def log_prob(self, z):
         """[..., D] -> [...], nats."""
@@ -195,7 +198,7 @@ class FlowPrior(nn.Module):
 
 
 class PixelDecoder(PixelCNN):
-    """p(x|z) pixel by pixel: a small PixelCNN that also reads the picture which the VAE's decoder draws of z."""
+    """p(x|z) pixel by pixel: a small PixelCNN conditioned on the output of the VAE's decoder."""
 
     def __init__(self, n_hidden=16, layers=4):
         super().__init__(1, n_hidden, layers)
@@ -203,7 +206,7 @@ class PixelDecoder(PixelCNN):
         self.given = None
 
     def see(self, drawn):
-        """[B, 784]: what the following calls know of z."""
+        """Set the decoder output [B, 784] that the following calls are conditioned on."""
         self.given = self.look(drawn.view(-1, 1, 28, 28))
         return self
 
@@ -217,35 +220,34 @@ class PixelDecoder(PixelCNN):
 
 
 def along(z, start, log_q):
-    """log q(z|x) [n, B] with a gradient along z alone, though it was computed from where the flow starts.
+    """log q(z|x) [n, B] with its path gradient. log_q was computed from `start`, the input of the flow.
 
-    The slope at z comes from that at the start through the flow's Jacobian (Vaitl et al. 2024: step by step)."""
-    slope = torch.autograd.grad(log_q.sum(), start, retain_graph=True)[0]
+    The gradient with respect to z is that with respect to `start`, times the inverse of the flow's Jacobian. (Vaitl et
+    al. 2024 compute it step by step.)"""
+    gradient = torch.autograd.grad(log_q.sum(), start, retain_graph=True)[0]
     units = torch.eye(z.shape[-1]).to(z)[:, None, None].expand(-1, *z.shape)
     jacobian = torch.autograd.grad(z, start, units, retain_graph=True, is_grads_batched=True)[0]  # [D of z, n, B, D]
-    slope = torch.linalg.solve_ex(jacobian.movedim(0, -1), slope)[0]  # transposed Jacobian times new slope: old one
-    return log_q.detach() + (slope * (z - z.detach())).sum(-1)
+    gradient = torch.linalg.solve_ex(jacobian.movedim(0, -1), gradient)[0]  # transposed Jacobian
+    return log_q.detach() + (gradient * (z - z.detach())).sum(-1)
 
 
 class Family(vae.VAE):
-    """The VAE with parts exchanged; without any of the arguments, the VAE."""
+    """A VAE with exchangeable decoder, posterior and prior; with the defaults, exactly the VAE."""
 
     def __init__(
         self, hidden_dim=500, z_dim=20, decoder="bernoulli", posterior="diagonal", prior="normal", flows=4, depth=1
     ):
         super().__init__(hidden_dim, z_dim)
-        for half in self.encoder, self.decoder:  # more hidden layers on top of the first
+        for half in self.encoder, self.decoder:  # further hidden layers
             for _ in range(depth - 1):
                 half.hidden = nn.Sequential(half.hidden, nn.GELU(), nn.Linear(hidden_dim, hidden_dim))
         self.free_bits, self.samples = 0.0, 1
-        self.flow = self.prior = self.pixels = None
+        self.flow = None
         if posterior != "diagonal":
             self.context = nn.Linear(hidden_dim, CONTEXT)
             self.flow = POSTERIORS[posterior](z_dim, flows)
-        if prior == "coupling":
-            self.prior = FlowPrior(z_dim)
-        if decoder == "pixelcnn":
-            self.pixels = PixelDecoder()
+        self.prior = FlowPrior(z_dim) if prior == "coupling" else None
+        self.pixels = PixelDecoder() if decoder == "pixelcnn" else None
         self.gaussian = decoder in GAUSSIAN
         log_variance = torch.tensor(math.log(0.5))
         if decoder == "learned-gaussian":
@@ -269,71 +271,66 @@ class Family(vae.VAE):
         return log_prior(z).sum(-1) if self.prior is None else self.prior.log_prob(z)
 
     def encode(self, x, n):
-        """n draws of q(z|x) for each image: z [n, B, D] and log q(z|x) [n, B]; the mean and std that it starts from."""
+        """n samples per image from q(z|x): z [n, B, D], log q(z|x) [n, B], and the encoder's mean and std."""
         mean, std = self.encoder(x)
-        z = mean + std * torch.randn(n, *mean.shape, device=x.device)
-        if self.training and self.flow is None:
-            fixed_mean, fixed_std = mean.detach(), std.detach()  # the path gradient: along z alone
-        else:
-            fixed_mean, fixed_std = mean, std
+        z = start = mean + std * torch.randn(n, *mean.shape, device=x.device)
+        path = self.training and self.flow is None  # path gradient: mean and std are constants in log q
+        fixed_mean, fixed_std = (mean.detach(), std.detach()) if path else (mean, std)
         log_q = (log_prior((z - fixed_mean) / fixed_std) - fixed_std.log()).sum(-1)
         if self.flow is not None:
-            start = z
             z, ldj = self.through_flow(x, start)
             log_q = along(z, start, log_q - ldj) if self.training else log_q - ldj
         return z, log_q, mean, std
 
     def through_flow(self, x, z):
-        """z [..., B, D] of the diagonal Gaussian -> z behind the flow, and the log-determinant [..., B]."""
+        """z [..., B, D] from the diagonal Gaussian -> output of the flow and log-determinant [..., B]."""
         context = at_least_float32(self.context(F.gelu(self.encoder.hidden(x))))
-        with torch.autocast(x.device.type, enabled=False):  # determinants take all digits
+        with torch.autocast(x.device.type, enabled=False):  # determinants need full precision
             return self.flow(z, torch.zeros_like(z[..., 0]), context)
 
     def code(self, x):
-        """One code for each image, [B, D]: the mean, carried through the flow where there is one."""
+        """One code per image, [B, D]: the encoder's mean, sent through the flow if there is one."""
         mean, _ = self.encoder(x)
         return mean if self.flow is None else self.through_flow(x, mean)[0]
 
     def log_weights(self, x, n):
-        """log p(x|z) p(z) / q(z|x) for n draws of q: [n, B]. Their mean is the bound, the log of their average weight
-        is nearer to log p(x) (Burda et al. 2016)."""
+        """log p(x|z) p(z) / q(z|x) for n samples from q: [n, B].
+
+        Their mean estimates the bound. The log of the mean weight is a tighter bound (Burda et al. 2016)."""
         z, log_q, _, _ = self.encode(x, n)
         return self.log_px_z(x, z) + self.log_p_z(z) - log_q
 
     def terms(self, input):
-        """As in the VAE, [B] each: E_q[log p(x|z)] and KL(q(z|x) || p(z)), but with the objective's gradients."""
+        """Like VAE.terms: E_q[log p(x|z)] and KL(q(z|x) || p(z)), each [B], with the gradients of the objective."""
         x = input.flatten(1)
         if self.plain and self.samples == 1 and not self.free_bits:
             return super().terms(x)
         z, log_q, mean, std = self.encode(x, self.samples)
         reconstruction, kl = self.log_px_z(x, z), log_q - self.log_p_z(z)  # [n, B]
         if self.training and self.samples > 1:
-            share = torch.softmax((reconstruction - kl).detach(), 0)  # of each draw in the objective's gradient
-            z.register_hook(lambda gradient: share.unsqueeze(-1) * gradient)  # along z a share counts once more
-            weighted = (share * (reconstruction - kl)).sum(0)
-            value = reconstruction.mean(0).detach()
-            return value, kl.mean(0).detach() + weighted.detach() - weighted
+            weights = torch.softmax((reconstruction - kl).detach(), 0)  # normalised importance weights
+            z.register_hook(lambda gradient: weights.unsqueeze(-1) * gradient)  # path gradients: weights squared
+            weighted = (weights * (reconstruction - kl)).sum(0)
+            return reconstruction.mean(0).detach(), kl.mean(0).detach() + weighted.detach() - weighted
         reconstruction, kl = reconstruction.mean(0), kl.mean(0)
         if self.flow is None and self.prior is None:
             each = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log())  # [B, D], exact
             exact = each.sum(1)
             kl = kl + (exact - kl).detach() if self.training else exact
             if self.training and self.free_bits:
-                charged = each.mean(0).clamp_min(self.free_bits).sum()  # averaged over the batch, as in the paper
-                kl = exact.detach() + charged - charged.detach()
+                penalised = each.mean(0).clamp_min(self.free_bits).sum()  # of the batch average, as in the paper
+                kl = exact.detach() + penalised - penalised.detach()
         return reconstruction, kl
 
     @torch.no_grad()
     def draw(self, noise, uniforms):
-        """Images in 0..1 from standard normal codes: means, or with a PixelCNN decoder draws from uniform numbers."""
+        """Images in 0..1 from normal noise: decoder means, or samples if the decoder is a PixelCNN."""
         z = noise if self.prior is None else self.prior.from_noise(noise)
-        if self.pixels is None:
-            return self.decoder(z)
-        return self.feed_back(z, uniforms)[0]
+        return self.decoder(z) if self.pixels is None else self.feed_back(z, uniforms)[0]
 
     @torch.no_grad()
     def feed_back(self, z, uniforms):
-        """A PixelCNN decoder left to itself: its own draws [B, 784], and the logits that it drew them by."""
+        """Sample from a PixelCNN decoder: pixels [B, 784] from uniform numbers, and the logits of each pixel."""
         x, logits, cache = torch.zeros_like(uniforms), torch.zeros_like(uniforms), {}
         self.pixels.see(self.decoder.logits(z))
         for d in range(784):
@@ -344,7 +341,7 @@ class Family(vae.VAE):
 
 @torch.no_grad()
 def log_likelihood(model, data, n_samples):
-    """(average bound, average importance-weighted estimate of log p(x)), as in a3_vae_template.py, for any member."""
+    """(average bound, average importance-sampling estimate of log p(x)), as in a3_vae_template.py, for any variant."""
     device = next(model.parameters()).device
     images_at_once, chunk = (20, 250) if model.pixels is None else (4, 50)
     bound, estimate, images = 0.0, 0.0, 0
@@ -359,25 +356,22 @@ def log_likelihood(model, data, n_samples):
 
 
 def clip_gradients(optimizer, *_):
-    """A flow may answer one image with a gradient that Adam would remember for thousands of steps; the usual norm is
-    below 60."""
+    """Flows occasionally produce huge gradients, which would distort Adam's averages for thousands of steps.
+
+    The usual norm is below 60."""
     nn.utils.clip_grad_norm_([weights for group in optimizer.param_groups for weights in group["params"]], 100.0)
 
 
 def save_figures(run, title, grids, what):
-    """The bound, its two terms, and what the same codes become during training."""
-    figures.curves(
-        run.figure("elbo.pdf"), run.column("epoch"),
-        {"training": run.column("train_elbo"), "validation": run.column("val_elbo")},
-        ylabel="bound, nats per image", title=title, zoom_from=2,
-    )  # fmt: skip
-    terms = {"-log p(x|z)": [-value for value in run.column("val_reconstruction")], "KL(q || p)": run.column("val_kl")}
-    figures.curves(
-        run.figure("terms.pdf"), run.column("epoch")[1:], {name: values[1:] for name, values in terms.items()},
-        ylabel="nats per image", title=f"{title}, validation images",
-    )  # fmt: skip
-    shown = {f"epoch {epoch}": grid / 255 for epoch, grid in grids.items()}
-    figures.image_grids(run.figure("samples.png"), shown, 6, f"{title}: {what} of p(x|z), the same z in all")
+    """The bound, its two terms, and images decoded from fixed codes during training."""
+    epochs = run.column("epoch")
+    lines = {"training": run.column("train_elbo"), "validation": run.column("val_elbo")}
+    figures.curves(run.figure("elbo.pdf"), epochs, lines, ylabel="bound, nats per image", title=title, zoom_from=2)
+    lines = {"-log p(x|z)": [-x for x in run.column("val_reconstruction")[1:]], "KL(q || p)": run.column("val_kl")[1:]}
+    title_of_terms = f"{title}, validation images"
+    figures.curves(run.figure("terms.pdf"), epochs[1:], lines, ylabel="nats per image", title=title_of_terms)
+    grids = {f"epoch {epoch}": grid / 255 for epoch, grid in grids.items()}
+    figures.image_grids(run.figure("samples.png"), grids, 6, f"{title}: {what} of p(x|z) for the same z")
 
 
 def load(path):
@@ -389,13 +383,16 @@ def draw(model, n):
 
 
 def differences(args):
-    """{part of the run's name: words for its title} of the options that differ from the plain VAE."""
+    """{part of the run's name: words for its title}, for each option that differs from the plain VAE."""
     parts = {value: PARTS[value] for value in (args.decoder, args.posterior) if value in PARTS}
-    parts |= {"prior": "coupling prior"} if args.prior != "normal" else {}
-    parts |= {f"beta{args.beta:g}": f"KL weight {args.beta:g}"} if args.beta != 1 else {}
-    parts |= {f"warmup{args.warmup}": f"KL warm-up, {args.warmup} epochs"} if args.warmup else {}
-    parts |= {f"free{args.free_bits:g}": f"free bits, {args.free_bits:g} nats"} if args.free_bits else {}
-    parts |= {f"iwae{args.samples}": f"importance-weighted, {args.samples} samples"} if args.samples > 1 else {}
+    for differs, name, words in (
+        (args.prior != "normal", "prior", "coupling prior"),
+        (args.beta != 1, f"beta{args.beta:g}", f"KL weight {args.beta:g}"),
+        (args.warmup, f"warmup{args.warmup}", f"KL warm-up, {args.warmup} epochs"),
+        (args.free_bits, f"free{args.free_bits:g}", f"free bits, {args.free_bits:g} nats"),
+        (args.samples > 1, f"iwae{args.samples}", f"importance-weighted, {args.samples} samples"),
+    ):
+        parts |= {name: words} if differs else {}
     return parts or {"plain": "plain"}
 
 
@@ -410,9 +407,9 @@ def title(args):
 def main(args):
     if args.sample:
         return models.draw_samples(args, default_name(args), BINARY + GREY, load, draw)
-    load_data = mnist if args.decoder in GAUSSIAN else bmnist
-    splits = load_data(args.data_root, args.batch_size, data=args.data, shift=1)
-    train, val, test = (split.as_means() for split in splits) if args.decoder in GAUSSIAN else splits
+    grey = args.decoder in GAUSSIAN
+    splits = (mnist if grey else bmnist)(args.data_root, args.batch_size, data=args.data, shift=1)
+    train, val, test = (split.as_means() for split in splits) if grey else splits
     run = Run(args, __file__, default_name(args), train.name, args.epochs)
     print(f"Data:   {train.title}, {train.source}")
     if run.finished:
@@ -426,19 +423,19 @@ def main(args):
              "prior": args.prior, "flows": args.flows, "depth": args.depth}  # fmt: skip
     model = Family(**sizes).to(run.device)
     model.samples, model.free_bits = args.samples, args.free_bits
+    # Coupling flows diverged at the full learning rate: flows use a third of it. Layers that compute a flow's weights
+    # from the image use a tenth: at a third, Sylvester flows were far worse.
     slower = lambda name: 10 if name.startswith("flow.amortised.") else 3 if name.startswith(("flow.", "prior.")) else 1
-    groups = [{"params": [w for name, w in model.named_parameters() if slower(name) == k]} for k in (1, 3, 10)]
+    rates = {k: args.lr / k for k in (1, 3, 10)}
+    groups = [{"params": [w for name, w in model.named_parameters() if slower(name) == k]} for k in rates]
     optimizer = torch.optim.AdamW(groups, args.lr, weight_decay=0.02, fused=True)
-    # Flows learn at a third of the rate: at the full one, couplings behind the encoder diverged after a few epochs.
-    # Those whose weights one large layer makes from the image learn at a tenth: Sylvester's was far worse at a third.
+    steps = args.epochs * len(train) + 1
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [args.lr / k for k in (1, 3, 10)], total_steps=args.epochs * len(train) + 1, pct_start=0.1,
-        cycle_momentum=False,
-    )  # fmt: skip
+        optimizer, list(rates.values()), total_steps=steps, pct_start=0.1, cycle_momentum=False
+    )
     if not model.plain:
         optimizer.register_step_pre_hook(clip_gradients)
-    codes = torch.randn(36, args.zdim)  # the same in every picture of every epoch
-    uniforms = torch.rand(36, 784)
+    codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # fixed, so that epochs are comparable
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
     grids, best = state.get("grids", {}), state.get("best")
@@ -464,13 +461,13 @@ def main(args):
             grids[epoch] = (255 * drawn).round().to(torch.uint8).cpu()
         run.save(parts, best=best, grids=grids)
 
-    # where the objective is not the bound, validation bounds choose no epoch: the last weights are kept
+    # The best epoch by validation bound if the bound is the objective, otherwise the last epoch.
     for_bound = args.beta == 1 and args.samples == 1 and not args.free_bits
     if for_bound:
         model.load_state_dict(best)
     model.eval()
     run.save_model(sizes, model)
-    save_figures(run, f"{title(args)}, {train.title}", grids, "draws" if model.pixels else "means")
+    save_figures(run, f"{title(args)}, {train.title}", grids, "samples" if model.pixels else "means")
     run.seed(args.epochs + 1)
     batches = run.progress(test.subset(args.eval_images), "test")
     test_elbo, test_log_likelihood = log_likelihood(model, batches, args.eval_samples)
@@ -487,43 +484,45 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("objective")
     group.add_argument("--beta", type=number(float, 0), default=1.0, help="weight of the KL term in training")
-    group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs over which that weight rises from 0")
-    group.add_argument("--free_bits", type=number(float, 0), default=0.0, help="nats of a dimension that cost nothing")
-    group.add_argument("--samples", type=number(int, 1, 1000), default=1, help="draws of z in the bound trained for")
+    group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs in which this weight rises from 0")
+    group.add_argument("--free_bits", type=number(float, 0), default=0.0, help="unpenalised KL per dimension, nats")
+    group.add_argument("--samples", type=number(int, 1, 1000), default=1, help="samples of z in the training objective")
     group = parser.add_argument_group("model and training")
-    decoders = ["bernoulli", *GAUSSIAN, "pixelcnn"]
     group.add_argument(
-        "--decoder", choices=decoders, default="bernoulli", help="p(x|z); Gaussian, variance 1/2 or learned: 8-bit data"
-    )
+        "--decoder", choices=["bernoulli", *GAUSSIAN, "pixelcnn"], default="bernoulli",
+        help="p(x|z); gaussian (variance 1/2) and learned-gaussian use 8-bit data",
+    )  # fmt: skip
     group.add_argument("--posterior", choices=list(POSTERIORS), default="diagonal", help="q(z|x)")
-    group.add_argument("--flows", type=number(int, 1, 100), default=4, help="steps of the posterior's flow")
+    group.add_argument("--flows", type=number(int, 1, 100), default=4, help="steps of the posterior flow")
     group.add_argument("--prior", choices=["normal", "coupling"], default="normal", help="p(z)")
     group.add_argument("--epochs", type=number(int, 1), default=40, help="passes over the training images")
     group.add_argument("--zdim", type=number(int, 2, 1000), default=20, help="dimensions of the latent space")
     group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
     group.add_argument("--depth", type=number(int, 1, 10), default=1, help="hidden layers of encoder and decoder")
     group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
-    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="highest learning rate")
-    group.add_argument(
-        "--eval_samples", type=number(int, 1), default=500, help="importance samples per image for the test log p(x)"
-    )
-    group.add_argument(
-        "--eval_images", type=number(int, 1), default=1000, help="test images that it is estimated on, evenly spread"
-    )
+    group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="peak learning rate")
+    text = "importance samples per image for the test log p(x)"
+    group.add_argument("--eval_samples", type=number(int, 1), default=500, help=text)
+    text = "test images, evenly spaced, for the test bound and log p(x)"
+    group.add_argument("--eval_images", type=number(int, 1), default=1000, help=text)
     models.sample_options(parser, number)
     cli.run_options(parser, BINARY + GREY)
     args = parser.parse_args(words)
-    if args.data != "auto" and (args.data in GREY) != (args.decoder in GAUSSIAN):
-        kind = "8-bit data" if args.decoder in GAUSSIAN else "binary data"
-        parser.error(f"--decoder {args.decoder} is for {kind}, not {args.data}")
-    if args.samples > 1 and (args.beta != 1 or args.warmup or args.free_bits):
-        parser.error("--samples: the importance-weighted bound has no KL term that could be weighted or freed")
-    if args.warmup >= args.epochs:
-        parser.error(f"--warmup {args.warmup}: the KL term would never have its full weight in {args.epochs} epochs")
-    if args.posterior == "sylvester" and args.zdim > 100:
-        parser.error("--posterior sylvester: matrices of all pairs of dimensions, so 100 dimensions at most")
-    if args.free_bits and (args.posterior, args.prior) != ("diagonal", "normal"):
-        parser.error("--free_bits needs the KL of each dimension: a diagonal posterior and a normal prior")
+    grey = args.decoder in GAUSSIAN
+    for wrong, message in (
+        (args.data != "auto" and (args.data in GREY) != grey,
+         f"--decoder {args.decoder} needs {'8-bit' if grey else 'binary'} data, not {args.data}"),
+        (args.samples > 1 and (args.beta != 1 or args.warmup or args.free_bits),
+         "--samples cannot be combined with --beta, --warmup or --free_bits: its bound has no separate KL term"),
+        (args.warmup >= args.epochs,
+         f"--warmup {args.warmup} must be less than --epochs {args.epochs}: the KL weight would never be 1"),
+        (args.posterior == "sylvester" and args.zdim > 100,
+         "--posterior sylvester: at most 100 dimensions, since its matrices have zdim x zdim elements"),
+        (args.free_bits and (args.posterior, args.prior) != ("diagonal", "normal"),
+         "--free_bits needs the KL of each dimension: use a diagonal posterior and a normal prior"),
+    ):  # fmt: skip
+        if wrong:
+            parser.error(message)
     if args.quick:
         args.epochs, args.eval_samples = min(args.epochs, 2), min(args.eval_samples, 20)
         args.warmup = min(args.warmup, args.epochs - 1)

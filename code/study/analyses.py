@@ -1,14 +1,13 @@
-"""Analyses of a finished run: figures and numbers that are made from its model file.
+"""Analyses of a finished run: figures and numbers computed from its model file.
 
-    python code/study/analyses.py vae-z2            a run by its name, on the best data that it was made with
-    python code/study/analyses.py vae-z2 --quick    a quick run
+    python code/study/analyses.py vae-z2            the run of this name; on MNIST if there are several
+    python code/study/analyses.py vae-z2 --quick    the quick run of this name
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training
-images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels. Figures go to the run's folder,
-numbers to its analyses.json; the report quotes them.
+images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels. Figures are saved in the run's
+folder, numbers in its analyses.json; the report quotes them.
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from common import cli, figures, quality
 from common.devices import choose_device
 from common.run import git_commit, read_results
 from datasets.bmnist import BINARY, bmnist
-from datasets.files import ROOT, UserError, show, write_atomically
+from datasets.files import ROOT, UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import GREY, mnist
 from nets import multiscale
@@ -32,7 +31,7 @@ from study import latent, registry
 
 
 class Finished:
-    """A finished run: its folder, its results, and where figures go."""
+    """A finished run: its folder, results and figures."""
 
     def __init__(self, folder):
         self.folder, self.results = folder, read_results(folder)
@@ -47,9 +46,9 @@ class Finished:
 
 
 def gan_gradients(run, title, train, ahead=50, steps=100):
-    """Question 2.4: both losses of the template's G against a D that is ahead of it.
+    """Question 2.4: both losses of the template's G, against a D that has trained longer than G.
 
-    D learns alone for `ahead` steps; then both learn, once with each loss of G."""
+    Only D trains in the first `ahead` steps; then both train. This is done once with each loss of G."""
     if run.quick:
         ahead, steps = ahead // 5, steps // 5
     losses = {"log(1 - D(G(z)))": lambda logits: -F.softplus(logits).mean(), "-log D(G(z))": gan_script.generator_loss}
@@ -58,89 +57,77 @@ def gan_gradients(run, title, train, ahead=50, steps=100):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(0)
             generator, discriminator = gan_script.Generator().to(run.device), gan_script.Discriminator().to(run.device)
-            optimizer_G, optimizer_D = (
-                torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999)) for net in (generator, discriminator)
-            )
+            adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999))
+            optimizer_G, optimizer_D = adam(generator), adam(discriminator)
             for step in range(ahead + steps):
                 chosen = torch.randint(len(train.images), (128,)).to(train.images.device)
                 real = train.images[chosen].float().to(run.device) / 127.5 - 1
                 fake = generator(torch.randn(128, generator.latent_dim, device=run.device))
                 logits = discriminator.logits(torch.cat([real, fake.detach()]))
-                loss_D = gan_script.discriminator_loss(logits[:128], logits[128:])
                 optimizer_D.zero_grad()
-                loss_D.backward()
+                gan_script.discriminator_loss(logits[:128], logits[128:]).backward()
                 optimizer_D.step()
                 logits = discriminator.logits(fake)
                 optimizer_G.zero_grad()
                 loss_of_G(logits).backward()
-                gradients = [parameter.grad.detach() for parameter in generator.parameters()]
-                norms[name].append(float(torch.stack([part.pow(2).sum() for part in gradients]).sum().sqrt()))
+                squares = [weights.grad.detach().pow(2).sum() for weights in generator.parameters()]
+                norms[name].append(float(torch.stack(squares).sum().sqrt()))
                 scores[name].append(float(torch.sigmoid(logits.detach()).mean()))
                 if step >= ahead:
                     optimizer_G.step()
     figures.generator_losses(run.figure("gradients.pdf"), norms, scores, ahead, title)
-    saturating, other = norms.values()
+    (saturating, other), (scores_saturating, scores_other) = norms.values(), scores.values()
     return {
-        "ahead": ahead,
-        "steps": steps,
-        "score_ahead": scores["-log D(G(z))"][ahead],
-        "norm_saturating": saturating[ahead],
-        "norm_other": other[ahead],
-        "norm_ratio": other[ahead] / saturating[ahead],
-        "last_score_saturating": scores["log(1 - D(G(z)))"][-1],
-        "last_score_other": scores["-log D(G(z))"][-1],
-    }
+        "ahead": ahead, "steps": steps, "score_ahead": scores_other[ahead], "norm_saturating": saturating[ahead],
+        "norm_other": other[ahead], "norm_ratio": other[ahead] / saturating[ahead],
+        "last_score_saturating": scores_saturating[-1], "last_score_other": scores_other[-1],
+    }  # fmt: skip
 
 
 @torch.no_grad()
 def gan(run, title, generator, train, val, test):
     """The classes of 10,000 samples, and the training images nearest to ten of them."""
     classifier = quality.load_classifier(run.data, run.device, lambda: (train, val, test))
-    generator_of_numbers = torch.Generator().manual_seed(0)
-    samples = gan_script.images_of(generator, torch.randn(10000, generator.latent_dim, generator=generator_of_numbers))
-    classes = quality.classify(classifier, samples)[1].argmax(1)
-    real = torch.bincount(train.labels.cpu(), minlength=10) / len(train.labels)
-    figures.bars(
-        run.figure("classes.pdf"),
-        {"samples": (torch.bincount(classes, minlength=10) / 10000).tolist(), "training images": real.tolist()},
-        f"{title}: classes of 10,000 samples",
-        "digit",
-        "share",
-    )
+    numbers = torch.Generator().manual_seed(0)
+    samples = gan_script.images_of(generator, torch.randn(10000, generator.latent_dim, generator=numbers))
+    shares = lambda classes: (torch.bincount(classes.cpu(), minlength=10) / len(classes)).tolist()
+    classes = {"samples": shares(quality.classify(classifier, samples)[1].argmax(1))}
+    classes["training images"] = shares(train.labels)
+    figures.bars(run.figure("classes.pdf"), classes, f"{title}: classes of 10,000 samples", "digit", "share")
     nearest = []
     for sample in samples[:10]:
         distances = [(part.float().cpu() / 255 - sample).pow(2).sum(1) for part in train.images.split(10000)]
         nearest.append(train.images[torch.cat(distances).argmin()].float().cpu() / 255)
-    rows = torch.cat([samples[:10], torch.stack(nearest)])
-    figures.image_grids(
-        run.figure("neighbours.png"), {f"{title}: samples above, nearest training images below": rows}, 10
-    )
+    rows = {f"{title}: samples above, nearest training images below": torch.cat([samples[:10], torch.stack(nearest)])}
+    figures.image_grids(run.figure("neighbours.png"), rows, 10)
     return gan_gradients(run, title, train)
 
 
 @torch.no_grad()
 def flow(run, title, model, train, val, test):
-    """Samples at four temperatures, what couplings keep, and each level's share of the code redrawn."""
+    """Samples at four temperatures, the masks of the couplings, and samples with one level's noise redrawn."""
     numbers = torch.Generator().manual_seed(0)
     z = torch.randn(25, *model.flow.z_shape, generator=numbers).to(run.device)
     grids = {f"temperature {t}": model.decode(t * z) / 255 for t in (0.7, 0.8, 0.9, 1.0)}
     figures.image_grids(run.figure("temperatures.png"), grids, 5, f"{title}: the same z, scaled")
-    if hasattr(model.flow, "parts"):
-        resample_levels(run, title, model, z[:5], numbers)
-        masks = squeezed_channels()
-        title_of_masks = "the squeeze: which pixels go to each of the first level's four channels"
-        if not any(isinstance(step, multiscale.Conv1x1) for step in model.flow.modules()):  # it mixes all channels
-            masks = multiscale_masks(model.flow)
-            title_of_masks = "what each coupling keeps (white) and changes (black); grey: has left"
-    else:
+    if not hasattr(model.flow, "parts"):
         masks = [torch.zeros(784).index_fill(0, layer.kept.cpu(), 1.0) for layer in list(model.flow.layers)[:2]]
-        title_of_masks = "what a coupling keeps (white), and the next"
-    figures.image_grids(run.figure("masks.png"), {title_of_masks: torch.stack(masks)}, min(len(masks), 7))
+        caption = "pixels that the first two couplings keep (white)"
+    else:
+        resample_levels(run, title, model, z[:5], numbers)
+        if any(isinstance(step, multiscale.Conv1x1) for step in model.flow.modules()):  # mixes all channels: no masks
+            numbered = multiscale.squeeze(torch.arange(784).view(1, 1, 28, 28))[0]  # [4, 14, 14]
+            masks = [torch.zeros(784).index_fill(0, channel.flatten(), 1.0) for channel in numbered]
+            caption = "squeeze: the pixels in each of the four channels of the first level"
+        else:
+            masks = multiscale_masks(model.flow)
+            caption = "pixels that each coupling keeps (white) and changes (black); grey: factored out"
+    figures.image_grids(run.figure("masks.png"), {caption: torch.stack(masks)}, min(len(masks), 7))
     return {}
 
 
 def multiscale_masks(flow):
-    """One picture [784] for every coupling, found by sending the pixels' numbers through squeeze and permutations."""
+    """One mask [784] per coupling, found by sending pixel numbers through squeezes and permutations."""
     masks, numbers = [], torch.arange(784.0).view(1, 1, 28, 28)
     for steps in flow.levels:
         numbers = multiscale.squeeze(numbers)
@@ -156,27 +143,19 @@ def multiscale_masks(flow):
     return masks
 
 
-def squeezed_channels():
-    """One picture [784] for each channel that an image becomes in the first squeeze."""
-    numbers = multiscale.squeeze(torch.arange(784.0).view(1, 1, 28, 28))[0]  # [4, 14, 14]
-    return [torch.zeros(784).index_fill(0, channel.flatten().long(), 1.0) for channel in numbers]
-
-
 def resample_levels(run, title, model, z, numbers):
-    """Five images a block; in its columns one level's share of the code is drawn anew, the other stays."""
+    """One block per level: five images, each followed by five versions with this level's part of z redrawn."""
     grids, begin = {}, 0
     for level, size in enumerate(model.flow.parts(), start=1):
-        columns = [z]
-        for _ in range(5):
-            changed = z.clone()
+        columns = [z, *(z.clone() for _ in range(5))]
+        for changed in columns[1:]:
             changed[:, begin : begin + size] = torch.randn(len(z), size, generator=numbers).to(z.device)
-            columns.append(changed)
         grids[f"level {level} redrawn"] = model.decode(torch.stack(columns, 1).flatten(0, 1)) / 255
         begin += size
-    figures.image_grids(run.figure("levels.png"), grids, 6, f"{title}: first column as it was")
+    figures.image_grids(run.figure("levels.png"), grids, 6, f"{title}: first column unchanged")
 
 
-# script: (the loader of its model file, the analyses)
+# script: (loader of its model file, analysis)
 ANALYSES = {
     registry.VAE: (vae_script.load, latent.vae),
     registry.GAN: (gan_script.load, gan),
@@ -186,10 +165,10 @@ ANALYSES = {
 
 
 def analyse(folder):
-    """Make the figures and analyses.json of a finished run; its script may have none."""
+    """Make the figures and analyses.json of a finished run, if there is an analysis for its script."""
     run = Finished(folder)
     if run.results["script"] not in ANALYSES:
-        return print(f"{folder.name}: its script makes all its figures, there is nothing to add")
+        return print(f"{folder.name}: no analysis exists for {run.results['script']}")
     load, make = ANALYSES[run.results["script"]]
     model = load(folder / "model.pt").to(run.device)
     splits = (bmnist if run.data in BINARY else mnist)(data=run.data, download=False)
@@ -198,28 +177,27 @@ def analyse(folder):
     train, val, test = splits
     if run.quick:
         val, test = val.subset(2000), test.subset(2000)
-    numbers = make(run, f"{registry.title(folder.name)}, {TITLES[run.data]}", model,
-                   *(split.to(run.device) for split in (train, val, test)))  # fmt: skip
+    title = f"{registry.title(folder.name)}, {TITLES[run.data]}"
+    numbers = make(run, title, model, *(split.to(run.device) for split in (train, val, test)))
     about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
-    write_atomically(folder / "analyses.json", json.dumps({**about, **numbers}, indent=1).encode())
+    registry.write_json(folder / "analyses.json", {**about, **numbers})
     print(f"{folder.name}: analysed, see {show(folder)}/")
 
 
 def analyse_once(folder):
-    """The same, unless it was done since the run ended."""
-    made, results = folder / "analyses.json", folder / "results.json"
-    script = read_results(folder)["script"]
-    if script in ANALYSES and not (made.exists() and made.stat().st_mtime >= results.stat().st_mtime):
+    """Analyse a run unless its analysis is up to date."""
+    analyses, results = folder / "analyses.json", folder / "results.json"
+    up_to_date = analyses.exists() and analyses.stat().st_mtime >= results.stat().st_mtime
+    if read_results(folder)["script"] in ANALYSES and not up_to_date:
         analyse(folder)
 
 
 def main(args):
     runs = ROOT / "runs" / "quick" if args.quick else ROOT / "runs"
-    folders = [runs / data / args.run for data in (*BINARY, *GREY)]
-    folder = next((folder for folder in folders if (folder / "results.json").exists()), None)
-    if folder is None:
-        raise UserError(f"there is no finished run {args.run}: python code/study/train.py {args.run}")
-    analyse(folder)
+    for data in (*BINARY, *GREY):
+        if (runs / data / args.run / "results.json").exists():
+            return analyse(runs / data / args.run)
+    raise UserError(f"there is no finished run {args.run}: python code/study/train.py {args.run}")
 
 
 def parse_args(words=None):

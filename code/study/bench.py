@@ -1,24 +1,24 @@
-"""Speed beside the plain loop that the course's templates suggest: the same data, the same run, interleaved.
+"""Speed of our training loops, compared with the plain loops that the course's templates suggest.
 
-    python code/study/bench.py             what `make bench` calls: under 4 minutes on 2 cores, no network
-    python code/study/bench.py --growth    how an epoch's cost grows with images, width and couplings: a figure
+    python code/study/bench.py             same as `make bench`: under 4 minutes on 2 cores, no network
+    python code/study/bench.py --growth    seconds per epoch for more images, wider networks, more couplings; a figure
 
-Seconds differ from machine to machine: quote the ratio. Medians of interleaved repeats on the built-in glyph digits, on
-the CPU; loops.py holds the loops. Our GAN's nets are wider than the template's, so it runs twice: as it is trained, and
-with the template's nets.
+Seconds depend on the machine: quote the ratio. All numbers are medians of interleaved repeats, on the CPU, on the
+built-in glyph digits; the loops are in loops.py. Our GAN uses wider networks than the template, so it is timed twice:
+as it is trained, and with the template's networks.
 
-Milliseconds per step: `data` until the batch is there, `backward`, `optimiser` (its step, zeroed gradients, clipping),
-and `forward`, which is all the rest. `of rate`: the floating-point operations of training, counted by torch, as a share
-of what a large matrix product reaches in the same number format. Spread: the largest less the smallest.
+Milliseconds per step: `data` is the time to fetch a batch, `backward` the backward pass, `optimiser` the optimiser's
+step, zero_grad and clipping, and `forward` the rest. `of rate`: GFLOP/s of training, relative to a large matrix product
+in the same number format. Spread: maximum minus minimum.
 """
 
 import contextlib
 import itertools
-import json
 import statistics
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.nn as nn
@@ -28,33 +28,27 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from common import cli, figures
 from common.devices import fast_bf16, processor
 from common.run import git_commit
-from datasets.files import ROOT, show, write_atomically
-from study import loops, tables
+from datasets.files import ROOT, show
+from study import loops, registry, tables
 
 REPEATS = 5
 
 
-@contextlib.contextmanager
 def stopwatch(owner, name, spent, part):
-    """While it lasts, the seconds of every call of owner.name are added to spent[part]."""
+    """A context in which the seconds of each call of owner.name are added to spent[part]."""
     original = getattr(owner, name)
 
     def timed(*args, **kwargs):
         start = time.perf_counter()
-        try:
-            return original(*args, **kwargs)
-        finally:
-            spent[part] += time.perf_counter() - start
+        result = original(*args, **kwargs)
+        spent[part] += time.perf_counter() - start
+        return result
 
-    setattr(owner, name, timed)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
+    return mock.patch.object(owner, name, timed)
 
 
 def one_epoch(loop):
-    """Seconds of an epoch, in all and by part, and its steps."""
+    """(seconds, seconds by part, steps) of one epoch."""
     spent = dict.fromkeys(["forward", "backward", "optimiser", "data"], 0.0)
     loader = loop.loader
     loader.seconds, loader.steps = 0.0, 0
@@ -72,13 +66,14 @@ def one_epoch(loop):
 
 
 def count_operations(loop):
-    """Floating-point operations of an epoch: of matrix products and convolutions, forward and backward."""
+    """Floating-point operations per epoch in matrix products and convolutions, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         loop.epoch()
     return counter.get_total_flops()
 
 
 def seconds(work, repeats=3):
+    """The seconds of each of several calls."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -88,7 +83,7 @@ def seconds(work, repeats=3):
 
 
 def matrix_rate(dtype, n=1024):
-    """10^9 multiplications and additions a second of a large matrix product."""
+    """GFLOP/s of a large matrix product."""
     a, b = torch.randn(n, n).to(dtype), torch.randn(n, n).to(dtype)
     seconds(lambda: a @ b, 20)
     return 2 * n**3 / statistics.median(seconds(lambda: a @ b, 50)) / 1e9
@@ -102,44 +97,39 @@ def machine(n=1024):
     }  # fmt: skip
 
 
-def median_and_spread(values):
-    return {"median": statistics.median(values), "spread": max(values) - min(values)}
-
-
 def summary(loop, epochs, operations, images, rates, samples):
-    """The metrics of one side from its epochs [(seconds, by part, steps)] and its operations per image."""
-    per_second = median_and_spread([images / whole for whole, _, _ in epochs])
-    steps = epochs[0][2]
+    """The metrics of one loop from its epochs [(seconds, by part, steps)] and its operations per image."""
+    rates_of_epochs, steps = [images / whole for whole, _, _ in epochs], epochs[0][2]
+    per_second = statistics.median(rates_of_epochs)
+    milliseconds = lambda values: 1000 * statistics.median(values) / steps
     rate = "bfloat16" if loop.fast and fast_bf16("cpu") else "float32"
-    reached = operations * per_second["median"] / 1e9
-    drawn = seconds(lambda: loop.sample(samples))[1:]
+    reached = operations * per_second / 1e9
     return {
-        "images_per_second": per_second["median"], "images_per_second_spread": per_second["spread"],
-        "batch_size": loop.loader.loader.batch_size, "milliseconds_per_step":
-            1000 * statistics.median(whole for whole, _, _ in epochs) / steps,
-        **{f"{part}_milliseconds": 1000 * statistics.median(spent[part] for _, spent, _ in epochs) / steps
-           for part in epochs[0][1]},
+        "images_per_second": per_second, "images_per_second_spread": max(rates_of_epochs) - min(rates_of_epochs),
+        "batch_size": loop.loader.loader.batch_size,
+        "milliseconds_per_step": milliseconds(whole for whole, _, _ in epochs),
+        **{f"{part}_milliseconds": milliseconds(spent[part] for _, spent, _ in epochs) for part in epochs[0][1]},
         "operations_per_image": operations, "gflops": reached, "matrix_rate": rate,
         "share_of_matrix_rate": reached / rates[f"gflops_{rate}"],
-        "samples_per_second": samples / statistics.median(drawn),
+        "samples_per_second": samples / statistics.median(seconds(lambda: loop.sample(samples))[1:]),
     }  # fmt: skip
 
 
 def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
-    """Ours and the plain loop in turn; the ratio is that of neighbours in time."""
-    ours, plain, loader, enough = loops.MODELS[name]
-    images = images or enough
+    """Metrics of our loop and the plain one, timed in turn; their ratio is the median over pairs of epochs."""
+    ours, plain, loader, images_per_repeat = loops.MODELS[name]
+    images = images or images_per_repeat
     torch.manual_seed(0)
     data = loader().subset(images)
     sides = {"ours": ours(data)} | ({"plain": plain(data.images)} if plain else {})
-    operations = {side: count_operations(loop) / images for side, loop in sides.items()}  # warms up as well
+    operations = {side: count_operations(loop) / images for side, loop in sides.items()}  # also the warm-up
     epochs = {side: [] for side in sides}
     for _ in range(repeats):
         for side, loop in sides.items():
             epochs[side].append(one_epoch(loop))
     with torch.no_grad():
-        result = {side: summary(loop, epochs[side], operations[side], images, rates, samples)
-                  for side, loop in sides.items()}  # fmt: skip
+        metrics = lambda side: summary(sides[side], epochs[side], operations[side], images, rates, samples)
+        result = {side: metrics(side) for side in sides}
     if plain:
         ratios = [theirs[0] / mine[0] for mine, theirs in zip(epochs["ours"], epochs["plain"])]
         result |= {"ratio": statistics.median(ratios), "ratio_spread": max(ratios) - min(ratios)}
@@ -151,41 +141,31 @@ HEADER = ("", "images/s", "spread", "ms/step", "forward", "backward", "optimiser
 
 
 def rows(models):
+    """The rows of the printed table, in the order of HEADER."""
     for name, result in models.items():
-        for side in ("ours", "plain"):
-            if side not in result:
-                continue
-            r = result[side]
+        for side in ("ours", "plain") if "plain" in result else ("ours",):
+            r, ratio = result[side], ""
             parts = (f"{r[f'{part}_milliseconds']:.2f}" for part in ("forward", "backward", "optimiser", "data"))
-            ratio = ""
-            if side == "ours" and "plain" in result:
+            if side == "ours" and "ratio" in result:
                 ratio = f"{result['ratio']:.1f} ± {result['ratio_spread'] / 2:.1f}"
             yield (f"{name}, {side}", f"{r['images_per_second']:,.0f}", f"{r['images_per_second_spread']:,.0f}",
                    f"{r['milliseconds_per_step']:.2f}", *parts, str(r["batch_size"]), f"{r['gflops']:.0f}",
                    f"{r['share_of_matrix_rate']:.0%}", f"{r['samples_per_second']:,.0f}", ratio)  # fmt: skip
 
 
-def seconds_per_epoch(images, options):
-    loop = loops.our_nf(images, options)
-    return lambda: one_epoch(loop)[0]
-
-
 def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), couplings=(4, 8, 16), base=10000):
-    """Seconds per epoch of the template's flow: of all images, and of `base` images where the net grows."""
-    points = {"images": [(n, [], n) for n in images],
+    """Seconds per epoch of the template's flow, for more images, and on `base` images for larger networks."""
+    points = {"images": [(n, [], n) for n in images],  # what grows: [(value, options, number of images)]
               "hidden width": [(width, ["--hidden", str(width)], base) for width in hidden],
               "couplings": [(n, ["--flows", str(n // 2)], base) for n in couplings]}  # fmt: skip
     data = loops.grey_images([])
-    works = {
-        (axis, x): seconds_per_epoch(data.subset(n), options) for axis, line in points.items() for x, options, n in line
-    }
-    times = {key: [] for key in works}
-    for repeat in range(repeats + 1):
-        for key, work in works.items():
-            if repeat:
-                times[key].append(work())
-            elif key[1] == points[key[0]][0][0]:
-                work()  # one of each axis warms up
+    flows = {(axis, x): loops.our_nf(data.subset(n), words) for axis, line in points.items() for x, words, n in line}
+    times = {key: [] for key in flows}
+    for axis, line in points.items():  # warm-up
+        one_epoch(flows[axis, line[0][0]])
+    for _ in range(repeats):
+        for key, loop in flows.items():
+            times[key].append(one_epoch(loop)[0])
     return {
         axis: {"x": [x for x, *_ in line], "images": [n for *_, n in line],
                "seconds": [statistics.median(times[axis, x]) for x, *_ in line],
@@ -194,39 +174,32 @@ def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), cou
     }  # fmt: skip
 
 
-def write(name, results):
-    path = ROOT / "runs" / name
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps(results, indent=1).encode())
-    print(f"Files:  {show(path)}")
-
-
 def main(args):
-    results = machine()
+    results, name = machine(), "growth" if args.growth else "bench"
+    path = ROOT / "runs" / f"{name}.json"
     print(f"{results['processor']}, {results['threads']} threads, torch {results['torch']}")
     if args.growth:
         results["growth"] = growth()
         for axis, line in results["growth"].items():
             shown = ", ".join(f"{second:.2f} s at {x:,}" for x, second in zip(line["x"], line["seconds"]))
-            print(f"{axis:14}{shown} ({line['images'][0]:,} images)" if axis != "images" else f"{axis:14}{shown}")
-        figure = ROOT / "runs" / "growth.pdf"
-        figure.parent.mkdir(exist_ok=True)
-        figures.growth(figure, results["growth"], "RealNVP, checkerboard", "seconds per epoch")
-        return write("growth.json", results)
-    print(
-        "matrix products: {gflops_float32:.0f} GFLOP/s in float32, {gflops_bfloat16:.0f} in bfloat16".format(**results)
-    )
-    results["models"] = {}
-    for name in loops.MODELS:
-        print(f"{name} ...", flush=True)
-        results["models"][name] = compare(name, results)
-    print(tables.plain(HEADER, list(rows(results["models"]))) + "\n")
-    return write("bench.json", results)
+            print(f"{axis:14}{shown}" + (f" ({line['images'][0]:,} images)" if axis != "images" else ""))
+        path.parent.mkdir(exist_ok=True)
+        figures.growth(path.with_suffix(".pdf"), results["growth"], "RealNVP, checkerboard mask", "seconds per epoch")
+    else:
+        rates = (f"{results[f'gflops_{kind}']:.0f} GFLOP/s in {kind}" for kind in ("float32", "bfloat16"))
+        print(f"matrix products: {', '.join(rates)}")
+        results["models"] = {}
+        for model in loops.MODELS:
+            print(f"{model} ...", flush=True)
+            results["models"][model] = compare(model, results)
+        print(tables.plain(HEADER, list(rows(results["models"]))) + "\n")
+    registry.write_json(path, results)
+    print(f"Files:  {show(path)}")
 
 
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
-    parser.add_argument("--growth", action="store_true", help="measure how an epoch's cost grows, and nothing else")
+    parser.add_argument("--growth", action="store_true", help="measure only how the seconds per epoch grow")
     return parser.parse_args(words)
 
 

@@ -1,9 +1,9 @@
-"""Train the classifiers that judge samples; the results are published beside code/common/quality.py.
+"""Train the classifiers whose features the sample-quality metrics use; they are saved beside code/common/quality.py.
 
-    python code/study/classifiers.py          those of MNIST and of the glyph digits, grey and binary
-    python code/study/classifiers.py mnist    one of them
+    python code/study/classifiers.py          for MNIST and glyph digits, grey and binary
+    python code/study/classifiers.py mnist    for one of them
 
-They are trained once: all published distances are measured in their features.
+Do not retrain them without need: published distances are comparable only with the same classifier.
 """
 
 import sys
@@ -27,12 +27,12 @@ def main(args):
         path = quality.PUBLISHED / f"classifier-{name}.pt"
         model = quality.train_classifier(quality.in_unit_range(train.images), train.labels, torch.device("cpu"))
         quality.save_classifier(path, model, test)
-        print(f"{show(path)}: {load_state(path)['accuracy']:.2%} of the test images")
+        print(f"{show(path)}: {load_state(path)['accuracy']:.2%} test accuracy")
 
 
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
-    parser.add_argument("data", nargs="*", choices=[*NAMES, []], metavar="DATA", help=f"which: {', '.join(NAMES)}")
+    parser.add_argument("data", nargs="*", choices=[*NAMES, []], metavar="DATA", help=f"any of {', '.join(NAMES)}")
     return parser.parse_args(words)
 
 

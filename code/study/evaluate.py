@@ -1,22 +1,20 @@
-"""Judge the finished runs side by side: images, likelihood, size, time.
+"""Compare finished runs: sample quality, likelihood, size, time.
 
-    python code/study/evaluate.py                 every finished run of the registry that is compared
+    python code/study/evaluate.py                 all finished runs that the registry marks as compared
     python code/study/evaluate.py --quick         the same for quick runs
-    python code/study/evaluate.py --only nf gan   these runs; what comparison.json says of others stays
+    python code/study/evaluate.py --only nf gan   these runs; comparison.json keeps its entries of other runs
 
-Reads runs/<data>/<run>/ and writes runs/comparison/: comparison.json (one entry per run), tables as Markdown and LaTeX,
-and figures/ with samples and interpolations, one row per model; models that the assignment does not ask for have a
-figure of their own. Test images are the reference here: validation images have chosen the models, and nothing is chosen
-by these results.
+Reads runs/<data>/<run>/ and writes runs/comparison/: comparison.json (one entry per run), tables in Markdown and LaTeX,
+and figures/ with samples and interpolations, one row per model. Models beyond the assignment have a figure of their
+own. All metrics use test images. They are never used to choose a model: that is done on validation images.
 
-Samples are compared with real images of their own kind, in the features of a classifier of that kind, beside the same
-metrics for training images (the baseline). A VAE of binary images has two kinds: its draws are binary, so they meet
-binary test images and a classifier of binarised digits with known labels (the published binarisation has none); its
-means estimate the grey values that the binary images were drawn from, so they meet the grey test images.
+Samples are compared with real images of the same kind, in the features of a classifier trained on that kind. The
+baseline (training images) is evaluated in the same way. A VAE of binary images gives two kinds of images: binary
+samples, which are compared with binary test images, and decoder means, which estimate grey values and are compared with
+grey test images. Static binary MNIST has no labels, so its classifier is trained on another binarisation of MNIST.
 """
 
 import functools
-import json
 import math
 import statistics
 import sys
@@ -34,28 +32,28 @@ from common import cli, figures, quality
 from common.devices import autocast, choose_device, peak_megabytes, processor
 from common.run import git_commit, seed_epoch
 from datasets.bmnist import BINARY, bmnist
-from datasets.files import ROOT, UserError, show, write_atomically
+from datasets.files import ROOT, UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import registry, tables
 
-LABELLED = {"bmnist": "mnist-binarised"}  # where data have no labels: a binarisation of the same digits that has
-ENDS, STEPS = (3, 8), 11  # the digits at the ends of an interpolation, and its images
-SHOWN = 14  # samples in a row
-BITS_PER_NAT = 1 / (784 * math.log(2))  # of nats per image, per pixel
+LABELLED = {"bmnist": "mnist-binarised"}  # data without labels: another binarisation of the same digits, with labels
+ENDS, STEPS = (3, 8), 11  # interpolation: first and last digit, number of images
+SHOWN = 14  # samples per row
+BITS_PER_NAT = 1 / (784 * math.log(2))  # nats per image -> bits per pixel
 
 
 def flow_images(model, z):
-    with autocast(z.device):  # as Model.sample does
+    with autocast(z.device):  # like Model.sample
         return model.decode(z) / 255
 
 
 def pixel_by_pixel(model, z):
-    """One normal number per pixel; its distribution function makes the uniform number that the pixel is drawn with."""
+    """Images from one normal number per pixel, converted to the uniform number that `sample` needs."""
     return model.sample(torch.special.ndtr(z)) / model.likelihood.levels
 
 
-# script: (the loader of its model file, images in 0..1 from noise, the dimensions of that noise)
+# script: (loader of its model file, images in 0..1 from normal noise, dimensions of that noise)
 MODELS = {
     registry.VAE: (vae.load, lambda model, z: model.decoder(z), lambda model: model.z_dim),
     registry.GAN: (gan.load, lambda model, z: (model(z) + 1) / 2, lambda model: model.latent_dim),
@@ -66,7 +64,7 @@ MODELS = {
 
 @functools.cache
 def reference(data, data_root, quick, device):
-    """What such samples are compared with: (classifier, features of test images, metrics of training images)."""
+    """(classifier, features of test images, metrics of training images): what samples are compared with."""
     binary = data in BINARY
     load = functools.partial(bmnist if binary else mnist, data_root, download=False)
     train, _, test = load(data=data)
@@ -78,55 +76,56 @@ def reference(data, data_root, quick, device):
 
 
 def grey_of(data):
-    """The name of the grey data that binary data were made of."""
+    """The grey data set that a binary one was made from."""
     return "mnist" if data == "bmnist" else data.removesuffix("-binarised").removesuffix("-binary")
 
 
 def judged(images, data, args, device):
-    """All metrics of quality.py for images in 0..1, compared with those of `data`."""
+    """All sample-quality metrics for images in 0..1, with `data` as reference."""
     classifier, features, of_training_images = reference(data, args.data_root, args.quick, device)
     metrics = quality.beside_real(quality.sample_metrics(classifier, images, features), of_training_images)
     return {"reference": data, "images": len(images), "classifier": quality.origin(LABELLED.get(data, data)), **metrics}
 
 
+# (metric that runs of this kind have, kind of likelihood, unit, metrics to copy), the first that applies
+LIKELIHOODS = (
+    ("test_bpd_8", "exact", "bits per dimension of 8-bit images, dequantised", ("val_bpd", "test_bpd", "test_bpd_8")),
+    ("test_bpd", "exact", "bits per dimension of 8-bit images", ("val_bpd", "test_bpd")),
+    ("test_elbo", "bound and importance estimate", "nats per binary image",
+     ("val_elbo", "test_elbo", "test_log_likelihood", "eval_samples")),
+    ("test_log_likelihood", "exact", "nats per binary image", ("val_log_likelihood", "test_log_likelihood")),
+)  # fmt: skip
+
+
 def likelihood(final):
-    """What kind of likelihood the model has, with the run's own figures: measured once, when it ended."""
-    if "test_bpd_8" in final:
-        known = {name: final[name] for name in ("val_bpd", "test_bpd", "test_bpd_8")}
-        return {"kind": "exact", "unit": "bits per dimension of 8-bit images, dequantised", **known}
-    if "test_bpd" in final:
-        known = {name: final[name] for name in ("val_bpd", "test_bpd")}
-        return {"kind": "exact", "unit": "bits per dimension of 8-bit images", **known}
-    if "test_elbo" in final:
-        known = {name: final[name] for name in ("val_elbo", "test_elbo", "test_log_likelihood", "eval_samples")}
-        bits = {f"{name}_bits_per_pixel": -known[name] * BITS_PER_NAT for name in ("test_elbo", "test_log_likelihood")}
-        return {"kind": "bound and importance estimate", "unit": "nats per binary image", **known, **bits}
-    if "test_log_likelihood" in final:
-        known = {name: final[name] for name in ("val_log_likelihood", "test_log_likelihood")}
-        bits = {"test_log_likelihood_bits_per_pixel": -known["test_log_likelihood"] * BITS_PER_NAT}
-        return {"kind": "exact", "unit": "nats per binary image", **known, **bits}
+    """The kind of likelihood that the model has, with the values that the run measured at its end."""
+    for metric, kind, unit, names in LIKELIHOODS:
+        if metric in final:
+            nats = [name for name in ("test_elbo", "test_log_likelihood") if name in names]
+            bits = {f"{name}_bits_per_pixel": -final[name] * BITS_PER_NAT for name in nats}
+            return {"kind": kind, "unit": unit, **{name: final[name] for name in names}, **bits}
     return {"kind": "none"}
 
 
 @torch.no_grad()
 def images_from(decode, z, device, times=None):
-    """Images [n, 784] in 0..1 on the CPU, a thousand at a time; the seconds of each thousand are added to `times`."""
+    """Images [n, 784] in 0..1 on the CPU, in batches of 1000; `times` receives the seconds of each batch."""
     parts = []
     for codes in z.split(1000):
         start = time.perf_counter()
-        parts.append(decode(codes.to(device)).flatten(1).cpu())  # the copy to the CPU is the end of a GPU's work
+        parts.append(decode(codes.to(device)).flatten(1).cpu())  # the copy waits for the GPU
         if times is not None:
             times.append(time.perf_counter() - start)
     return torch.cat(parts)
 
 
 def interpolation(decode, dimensions, classifier, device):
-    """From a model's surest 3 to its surest 8, of 500 samples, along a great circle."""
+    """Spherical interpolation between the most confident 3 and the most confident 8 of 500 samples."""
     z = torch.randn(500, dimensions)
     _, probabilities = quality.classify(classifier, images_from(decode, z, device))
     first, last = (int(probabilities[:, digit].argmax()) for digit in ENDS)
     if first == last:
-        return None  # the classifier sees no difference between the two
+        return None  # one sample has the highest probability of both classes
     return images_from(decode, gan.spherical(z[first], z[last], STEPS), device)
 
 
@@ -136,24 +135,21 @@ def evaluate(entry, folder, results, args, device):
     model = load(folder / "model.pt").to(device)
     dimensions, decode = dimensions_of(model), lambda z: images_of(model, z)
     data, has_codes, times = results["data"], results["script"] != registry.AUTOREGRESSIVE, []
-    images_from(decode, torch.randn(100, dimensions), device)  # to warm up
-    # the seed with which the run ended: a GAN is judged by the same samples as at its end
+    images_from(decode, torch.randn(100, dimensions), device)  # warm-up
+    # the seed of the run's own final evaluation: a GAN is evaluated on the same samples again
     seed_epoch(results["seed"], results["epochs"] + 1)
     images = images_from(decode, torch.randn(1000 if args.quick else 10000, dimensions), device, times)
-    if data in BINARY and not has_codes:
-        samples = {"draws": (images, data)}
-    elif data in BINARY:
+    samples = {"draws" if data in BINARY else "samples": (images, data)}  # {what: (images, reference data)}
+    if data in BINARY and has_codes:
         samples = {"means": (images, grey_of(data)), "draws": (torch.bernoulli(images), data)}
-    else:
-        samples = {"samples": (images, data)}
     metrics, path = {}, None
     try:
-        metrics = {what: judged(images, against, args, device) for what, (images, against) in samples.items()}
+        metrics = {what: judged(images, kind, args, device) for what, (images, kind) in samples.items()}
         if has_codes:
             classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
             path = interpolation(decode, dimensions, classifier, device)
-    except UserError as error:  # the data of an older run may be gone
-        print(f"{entry.name}: its images are not judged, {error}")
+    except UserError as error:  # data of an older run may no longer exist
+        print(f"{entry.name}: no sample quality, {error}")
     seconds = statistics.median(times)
     return {
         "data": data, "quick": results["quick"], "seed": results["seed"], "run_commit": results["commit"],
@@ -162,33 +158,25 @@ def evaluate(entry, folder, results, args, device):
         "training_device": f"{results['device']} ({results['processor']}, {results['threads']} threads)",
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),
         "processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "commit": git_commit(), "peak_megabytes": peak_megabytes(),  # of this process so far
+        "commit": git_commit(), "peak_megabytes": peak_megabytes(),  # peak of this process so far
         "likelihood": likelihood(results["final"]), "quality": metrics,
     }, {what: images[:SHOWN] for what, (images, _) in samples.items()}, path  # fmt: skip
 
 
 def save_figures(folder, comparison, rows, paths):
-    """One row per model: samples (the same seed, not selected), and interpolations between two digits."""
+    """One row per model: samples (same seed, not selected), and interpolations between two digits."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
+    samples, interpolations = "samples, not selected", f"from {ENDS[0]} to {ENDS[1]} in latent space"
     core = [entry.name for entry in registry.select(compared=True, group="core")]
     others = [entry.name for entry in registry.select(compared=True) if entry.group != "core"]
     for name, runs, shown, what in (
-        ("samples.png", core, rows, "samples, not selected"),
-        ("beyond.png", others, rows, "samples, not selected"),
-        ("interpolations.png", core, paths, f"from {ENDS[0]} to {ENDS[1]} in latent space"),
-    ):
+        ("samples.png", core, rows, samples), ("beyond.png", others, rows, samples),
+        ("interpolations.png", core, paths, interpolations),
+    ):  # fmt: skip
         shown = {label: images for run in runs for label, images in shown.get(run, {}).items()}
-        if shown and all(run in rows for run in runs if run in comparison):  # with --only, complete figures or none
+        if shown and all(run in rows for run in runs if run in comparison):  # with --only, no incomplete figures
             title = " and ".join(dict.fromkeys(TITLES[comparison[run]["data"]] for run in runs if run in rows))
             figures.image_rows(folder / "figures" / name, shown, f"{title}: {what}")
-
-
-def judged_before(path):
-    """What comparison.json says so far."""
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except (OSError, ValueError, TypeError):
-        raise UserError(f"{show(path)} is damaged: delete it") from None
 
 
 def main(args):
@@ -196,24 +184,24 @@ def main(args):
     print(f"Device: {device} ({why})")
     entries = registry.select(compared=True)
     if unknown := set(args.only or ()) - {entry.name for entry in entries}:
-        raise UserError(f"not among the compared runs: {', '.join(sorted(unknown))}")
+        raise UserError(f"the registry does not mark these runs as compared: {', '.join(sorted(unknown))}")
     wanted = [entry for entry in entries if not args.only or entry.name in args.only]
-    found = {entry: place for entry in wanted if (place := registry.finished(entry, args.quick))}
+    found = {entry: run for entry in wanted if (run := registry.finished(entry, args.quick))}
     missing = [entry.name for entry in wanted if entry not in found and (args.only or entry.group == "core")]
     if not found:
-        raise UserError("no finished run in runs/: train one first, python code/a3_vae_template.py for example")
+        raise UserError("no finished run in runs/: first train one, for example with python code/a3_vae_template.py")
     if missing:
         print(f"Not finished, so not judged: {', '.join(missing)}")
     folder = ROOT / "runs" / ("quick" if args.quick else ".") / "comparison"
-    comparison, rows, paths = judged_before(folder / "comparison.json") if args.only else {}, {}, {}
-    for entry, place in found.items():
-        comparison[entry.name], samples, path = evaluate(entry, *place, args, device)
+    comparison, rows, paths = registry.read_json(folder / "comparison.json") if args.only else {}, {}, {}
+    for entry, run in found.items():
+        comparison[entry.name], samples, path = evaluate(entry, *run, args, device)
         label = lambda what: entry.title + ("" if what == "samples" else f", {what}")  # noqa: B023
         rows[entry.name] = {label(what): images for what, images in samples.items()}
         paths |= {entry.name: {entry.title: path}} if path is not None else {}
     comparison = {entry.name: comparison[entry.name] for entry in entries if entry.name in comparison}
     save_figures(folder, comparison, rows, paths)
-    write_atomically(folder / "comparison.json", json.dumps(comparison, indent=1).encode())
+    registry.write_json(folder / "comparison.json", comparison)
     shown = [layout(comparison) for layout in (tables.quality, tables.likelihood, tables.cost)]
     note = tables.note(comparison)
     for name, layout in (("table.md", tables.markdown), ("table.tex", tables.latex)):
@@ -224,8 +212,8 @@ def main(args):
 
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
-    parser.add_argument("--quick", action="store_true", help="judge the quick runs, with fewer images")
-    parser.add_argument("--only", nargs="+", metavar="RUN", help="judge these runs alone, keep the results of others")
+    parser.add_argument("--quick", action="store_true", help="compare quick runs, on fewer images")
+    parser.add_argument("--only", nargs="+", metavar="RUN", help="evaluate these runs only, keep other entries")
     parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     return parser.parse_args(words)

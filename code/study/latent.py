@@ -1,4 +1,4 @@
-"""Analyses of VAEs: what the latent space holds, estimates of log p(x), gaps of the bound. On validation images."""
+"""Analyses of VAEs on validation images: the latent space, estimates of log p(x), the gap of the bound."""
 
 import math
 
@@ -15,26 +15,26 @@ plt = figures.plt
 
 @torch.no_grad()
 def vae(run, title, model, train, val, test):
-    """Reconstructions beside their inputs; for D = 2 the test images' codes by digit; estimates of log p(x)."""
+    """Reconstructions and estimates of log p(x); for D = 2 also the codes of test images, coloured by digit."""
     x = val.subset(36).images.float()
-    shown = {"validation images": x, "their reconstructions (means)": model.decoder(model.encoder(x)[0])}
+    shown = {"validation images": x, "reconstructions (means)": model.decoder(model.encoder(x)[0])}
     figures.image_grids(run.figure("reconstructions.png"), shown, 6, title)
     numbers = estimates_of_log_px(run, title, model, val)
     if model.z_dim == 2:
-        codes, caption = model.encoder(test.images.float())[0].cpu(), f"{title}:\nmeans of q(z|x) of test images"
+        codes, caption = model.encoder(test.images.float())[0].cpu(), f"{title}:\nmeans of q(z|x), test images"
         figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
         numbers |= posteriors(run, title, model, val)
     return numbers
 
 
 def log_px_given_z(model, x, z):
-    """log p(x|z) of every image x [N, 784] for every code z [L, D]: [N, L], nats."""
+    """log p(x|z) in nats for each image x [N, 784] and each code z [L, D]: [N, L]."""
     logits = model.decoder.logits(z)
     return x @ logits.T - F.softplus(logits).sum(1)  # log Bern(x | sigmoid(l)) = x l - softplus(l)
 
 
 def log_weights_of_q(model, x, n):
-    """log p(x|z) p(z) / q(z|x) for n codes from q(z|x) of each image: [N, n]."""
+    """log p(x|z) p(z) / q(z|x) for n samples of q(z|x) per image: [N, n]."""
     rows = []
     for image, mean, std in zip(x, *model.encoder(x)):
         eps = torch.randn(n, len(mean), device=x.device)
@@ -44,37 +44,32 @@ def log_weights_of_q(model, x, n):
 
 
 def estimates_of_log_px(run, title, model, val, n_images=50):
-    """Question 1.4: the estimate of log p(x) against the number of samples, for z from the prior and from q.
+    """Question 1.4: the estimate of log p(x) against the number of samples L, with z from the prior and from q.
 
-    Each estimate is an average over the images and over all disjoint groups of L among the codes drawn."""
+    Each value is an average over images and over all disjoint groups of L samples."""
     n_prior, n_q = (10_000, 1000) if run.quick else (100_000, 1000)
     x = val.subset(n_images).images.float()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = [
-            log_px_given_z(model, x, torch.randn(5000, model.z_dim, device=x.device)) for _ in range(n_prior // 5000)
-        ]
-        log_w = {"prior": torch.cat(parts, 1), "q": log_weights_of_q(model, x, n_q)}
-    numbers, lines, sizes = {"estimate_images": n_images}, {}, [10**k for k in range(round(math.log10(n_prior)) + 1)]
+        codes = (torch.randn(5000, model.z_dim, device=x.device) for _ in range(n_prior // 5000))
+        log_w = {"prior": torch.cat([log_px_given_z(model, x, z) for z in codes], 1)}
+        log_w["q"] = log_weights_of_q(model, x, n_q)
+    labels, numbers, lines = {"prior": "z from p(z)", "q": "z from q(z|x), weighted"}, {"estimate_images": n_images}, {}
+    sizes = [10**k for k in range(round(math.log10(n_prior)) + 1)]
     for source, values in log_w.items():
-        values, line = values.double().cpu(), []
-        for size in sizes:
-            if size > values.shape[1]:
-                line.append(math.nan)
-                continue
-            groups = values.view(n_images, -1, size).logsumexp(2) - math.log(size)
-            line.append(float(groups.mean()))
-            numbers[f"{source}_{size}"] = line[-1]
-        lines[{"prior": "z from p(z)", "q": "z from q(z|x), weighted"}[source]] = line
-    figures.curves(
-        run.figure("estimates.pdf"), sizes, lines, log_x=True, marker="o", title=title,
-        xlabel="samples L an image", ylabel="log p(x), nats",
-    )  # fmt: skip
+        values, line = values.double().cpu(), [math.nan] * len(sizes)
+        for i, size in enumerate(sizes):
+            if size <= values.shape[1]:
+                groups = values.view(n_images, -1, size).logsumexp(2) - math.log(size)
+                line[i] = numbers[f"{source}_{size}"] = float(groups.mean())
+        lines[labels[source]] = line
+    path, labels = run.figure("estimates.pdf"), ("samples L per image", "log p(x), nats")
+    figures.curves(path, sizes, lines, *labels, title, log_x=True, marker="o")
     return numbers
 
 
 def posteriors(run, title, model, val, n_images=200, reach=6.0):
-    """Question 1.4, two latent dimensions: p(z|x) on a grid, beside the prior and q(z|x); log p(x) by quadrature."""
+    """Question 1.4, D = 2: p(z|x) on a grid, compared with the prior and q(z|x); log p(x) by quadrature."""
     side = 121 if run.quick else 481
     x = val.subset(n_images).images.float()
     line = torch.linspace(-reach, reach, side, device=x.device)
@@ -94,10 +89,9 @@ def posteriors(run, title, model, val, n_images=200, reach=6.0):
     for i in range(n_images):
         mass = (log_joint[i] + log_cell - log_px[i]).exp()
         order = mass.argsort(descending=True)
-        region = order[: int((mass[order].cumsum(0) < 0.95).sum()) + 1]  # the smallest with 95 % of the posterior
+        region = order[: int((mass[order].cumsum(0) < 0.95).sum()) + 1]  # smallest region with 95 % of the posterior
         shares.append((log_prior[region] + log_cell).exp().sum())
-        # 9.21: the ellipse that holds 99 % of a Gaussian in the plane
-        inside.append(mass[((z - mean[i]) / std[i]).pow(2).sum(1) < 9.21].sum())
+        inside.append(mass[((z - mean[i]) / std[i]).pow(2).sum(1) < 9.21].sum())  # ellipse with 99 % of q
     order = gaps.argsort()
     chosen = [int(order[n_images // 2]), int(order[n_images * 9 // 10])]
     shapes = [
@@ -106,18 +100,16 @@ def posteriors(run, title, model, val, n_images=200, reach=6.0):
     ]  # fmt: skip
     figures.densities(run.figure("posteriors.pdf"), line.cpu(), shapes, title)
     return {
-        "quadrature_images": n_images,
-        "quadrature_log_px": float(log_px.mean()),
-        "quadrature_error": float((log_px - coarse).abs().mean()),  # against every second point of each side
+        "quadrature_images": n_images, "quadrature_log_px": float(log_px.mean()),
+        "quadrature_error": float((log_px - coarse).abs().mean()),  # compared with a grid of twice the spacing
         "quadrature_bound": float(log_w.mean()),
         "quadrature_importance": float((log_w.logsumexp(1) - math.log(500)).mean()),
-        "prior_share": float(torch.stack(shares).median()),
-        "posterior_in_q": float(torch.stack(inside).mean()),
-    }
+        "prior_share": float(torch.stack(shares).median()), "posterior_in_q": float(torch.stack(inside).mean()),
+    }  # fmt: skip
 
 
 def family(run, title, model, train, val, test):
-    """Figures and numbers of the latent space, for any variant of the VAE."""
+    """Figures and numbers about the latent space, for any variant of the VAE."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         x = val.subset(2000).images.float()
@@ -125,8 +117,9 @@ def family(run, title, model, train, val, test):
         z, log_q = z[0], log_q[0]
         numbers = information(model, z, log_q, mean, std)
         if model.flow is None and model.prior is None:
-            each = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).mean(0)
-            bars(run.figure("kl-per-dimension.pdf"), each.sort(descending=True)[0].cpu().numpy(), title)
+            kl = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).mean(0).sort(descending=True)[0].cpu().numpy()
+            path, xlabel = run.figure("kl-per-dimension.pdf"), "latent dimension, sorted by KL"
+            figures.curves(path, range(1, len(kl) + 1), {"": kl}, xlabel, "KL, nats", title, marker="o")
         save_aggregate(run.figure("aggregate.pdf"), model, z.cpu(), title)
         numbers |= drawn_and_real(model, x)
         save_decoded(run.figure("decoded.png"), title, model, x[:24], z[:24])
@@ -139,52 +132,43 @@ def family(run, title, model, train, val, test):
 
 
 def information(model, z, log_q, mean, std):
-    """How much z tells of x, in nats. I(x; z) = E log q(z|x) - E log q(z), and what is left of the KL term is the
-    distance of the aggregate posterior q(z), the average over all images, from the prior. With the average over N
-    images in its place the first is at least what is found here, which cannot pass log N, the second at most.
-    From the other side: no q(z) with these means and covariances is nearer to a normal prior than a Gaussian is."""
+    """Bounds, in nats, on the mutual information I(x; z) and on KL(q(z) || p(z)).
+
+    q(z), the aggregate posterior, is the average of q(z|x) over all images. I(x; z) + KL(q(z) || p(z)) is the average
+    KL term of the bound, so a lower bound on one number gives an upper bound on the other.
+    `mutual_information_at_least`: E log q(z|x) - E log q(z), with q(z) averaged over N images; at most log N.
+    `aggregate_kl_at_least`: KL(Gaussian || p(z)) with the mean and covariance of q(z). Of all distributions with these
+    moments, the Gaussian is the closest to a normal prior."""
     numbers = {"code_norm": float(z.norm(dim=1).mean()), "code_norm_std": float(z.norm(dim=1).std())}
     kl = float((log_q - model.log_p_z(z)).mean())
     if model.prior is None:
         mean_z, covariance = z.mean(0).cpu().double(), torch.cov(z.T.cpu().double(), correction=0)
-        distance = 0.5 * (covariance.trace() + mean_z.pow(2).sum() - z.shape[1] - torch.logdet(covariance))
-        numbers |= {"aggregate_kl_at_least": float(distance), "mutual_information_at_most": kl - float(distance)}
-    if model.flow is not None:  # q(z|x) of another image's z would need the flow's inverse
+        distance = float(0.5 * (covariance.trace() + mean_z.pow(2).sum() - z.shape[1] - torch.logdet(covariance)))
+        numbers |= {"aggregate_kl_at_least": distance, "mutual_information_at_most": kl - distance}
+    if model.flow is not None:  # q(z) would need the inverse of the flow
         return numbers
     parts = []
-    for part in z.split(200):  # log q(z | each of the images), [200, N]
+    for part in z.split(200):  # log q(z|x) for all pairs of codes and images, [200, N]
         square = ((part[:, None] - mean) / std).pow(2).sum(2)
         parts.append((-0.5 * square - std.log().sum(1) - 0.5 * z.shape[1] * math.log(2 * math.pi)).logsumexp(1))
-    log_aggregate = torch.cat(parts) - math.log(len(z))
-    mutual = float((log_q - log_aggregate).mean())
-    log_images = math.log(len(z))
-    return numbers | {
-        "mutual_information_at_least": mutual, "aggregate_kl_at_most": kl - mutual, "log_images": log_images
-    }  # fmt: skip
-
-
-def bars(path, values, title):
-    figure, axes = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
-    axes.bar(range(1, len(values) + 1), values)
-    axes.set(xlabel="dimension, in order", ylabel="KL, nats", title=title)
-    axes.grid(False, axis="x")
-    figures.finish(figure, path)
+    mutual, log_n = float((log_q - (torch.cat(parts) - math.log(len(z)))).mean()), math.log(len(z))
+    return numbers | {"mutual_information_at_least": mutual, "aggregate_kl_at_most": kl - mutual, "log_images": log_n}
 
 
 def save_aggregate(path, model, z, title):
-    """The aggregate posterior beside the prior: two dimensions of codes, and the norms, where the prior has a shell."""
-    noise = torch.randn_like(z)
-    device = next(model.parameters()).device
-    prior = noise if model.prior is None else model.prior.from_noise(noise.to(device)).cpu()
+    """Aggregate posterior and prior: samples in the two dimensions with the largest variance, and norms of z."""
+    prior = torch.randn_like(z)
+    if model.prior is not None:
+        prior = model.prior.from_noise(prior.to(next(model.parameters()).device)).cpu()
     figure, axes = plt.subplots(1, 2, figsize=(5.4, 2.0), layout="constrained")
-    first, second = z.std(0).argsort(descending=True)[:2]
+    widest = z.std(0).argsort(descending=True)[:2]
     for points, colour, label in ((prior, "0.6", "prior"), (z, figures.COLOURS[0], "codes of images")):
-        axes[0].scatter(points[:, first], points[:, second], s=1, linewidths=0, color=colour, rasterized=True)
+        axes[0].scatter(*points[:, widest].T, s=1, linewidths=0, color=colour, rasterized=True)
         axes[1].hist(points.norm(dim=1), 40, density=True, histtype="step", color=colour, label=label)
     if model.prior is None:
         r = np.linspace(*axes[1].get_xlim(), 200)
         axes[1].plot(r, stats.chi.pdf(r, z.shape[1]), "--", linewidth=0.9, color="0.35", label="chi distribution")
-    axes[0].set(xlabel="widest dimension", ylabel="second widest", aspect="equal")
+    axes[0].set(xlabel="largest-variance dimension", ylabel="second largest", aspect="equal")
     axes[1].set(xlabel="|z|", ylabel="density")
     axes[1].margins(y=0.4)  # room for the legend
     axes[1].legend()
@@ -193,68 +177,63 @@ def save_aggregate(path, model, z, title):
 
 
 def drawn_and_real(model, x):
-    """log p(x|z), z from q(z|x), of images that the model has drawn itself from the prior, beside that of real ones."""
-    noise = torch.randn(len(x), model.z_dim, device=x.device)
-    means = (
-        model.draw(noise[:500], torch.rand(500, 784, device=x.device))
-        if model.pixels is not None
-        else model.draw(noise, None)
-    )
+    """Average log p(x|z) and KL term of images sampled from the model, and of real images, with z from q(z|x)."""
+    noise, uniforms = torch.randn(len(x), model.z_dim, device=x.device), None
+    if model.pixels is not None:  # slow: fewer samples
+        noise, uniforms = noise[:500], torch.rand(500, 784, device=x.device)
+    means = model.draw(noise, uniforms)
     drawn = means if model.gaussian else torch.bernoulli(means)
     if model.gaussian:
         drawn = drawn + torch.randn_like(drawn) * torch.exp(0.5 * model.log_variance)
-    found = {}
+    numbers = {}
     for name, images in (("drawn", drawn), ("real", x[: len(drawn)])):
         z, log_q, _, _ = model.encode(images, 1)
-        found[f"reconstruction_{name}"] = float(model.log_px_z(images, z).mean())
-        found[f"kl_{name}"] = float((log_q - model.log_p_z(z)).mean())
-    return found
+        numbers[f"reconstruction_{name}"] = float(model.log_px_z(images, z).mean())
+        numbers[f"kl_{name}"] = float((log_q - model.log_p_z(z)).mean())
+    return numbers
+
+
+def decoded(model, z, uniforms):
+    """Decoder means, or samples if the decoder is a PixelCNN."""
+    return model.decoder(z) if model.pixels is None else model.feed_back(z, uniforms)[0]
 
 
 def save_decoded(path, title, model, x, z):
-    """Validation images, what becomes of their codes, and what the same decoder makes of the prior."""
+    """Validation images, images decoded from their codes, and images decoded from the prior."""
     noise, uniforms = torch.randn_like(z), torch.rand_like(x)
-    back = model.decoder(z) if model.pixels is None else model.feed_back(z, uniforms)[0]
-    shown = {"validation images": x, "decoded from their codes": back, "from the prior": model.draw(noise, uniforms)}
+    shown = {"validation images": x, "decoded from their codes": decoded(model, z, uniforms)}
+    shown["decoded from the prior"] = model.draw(noise, uniforms)
     figures.image_grids(path, shown, 8, title)
 
 
 def save_interpolation(run, title, model, ends, steps=9):
-    """Straight and spherical paths between codes of validation images, and how far they are from the origin."""
+    """Straight and spherical paths between codes of validation images, and the average |z| along the paths."""
     images, norms, uniforms = {}, {}, torch.rand(1, 784, device=ends.device)
     pairs = list(zip(ends[0::2], ends[1::2]))
     for name, path in (("straight", straight), ("spherical", spherical)):
         codes = torch.cat([path(a, b, steps) for a, b in pairs])
-        if model.pixels is None:
-            images[f"{name} path"] = model.decoder(codes)
-        else:
-            images[f"{name} path"] = model.feed_back(codes, uniforms.expand(len(codes), -1))[0]
+        images[f"{name} path"] = decoded(model, codes, uniforms.expand(len(codes), -1))
         norms[name] = torch.stack([path(a, b, 101).norm(dim=1) for a, b in pairs]).mean(0).cpu()
     figures.image_grids(run.figure("interpolation.png"), images, steps, title)
-    figure, axes = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
-    for (name, values), style in zip(norms.items(), ("-", "--")):
-        axes.plot(np.linspace(0, 1, 101), values, style, label=name)
-    if model.prior is None:  # where the normal prior has nearly all its mass
-        shell = math.sqrt(ends.shape[1])
-        axes.axhline(shell, color="0.35", linewidth=0.9, linestyle=(0, (1, 1.5)), label="square root of D")
-    axes.set(xlabel="position on the path", ylabel="|z|, average", title=title)
-    axes.legend()
-    figures.finish(figure, run.figure("norms.pdf"))
+    if model.prior is None:  # a normal prior has nearly all its mass near this norm
+        norms["square root of D"] = torch.full((101,), math.sqrt(ends.shape[1]))
+    figures.curves(run.figure("norms.pdf"), range(101), norms, "position on the path, %", "average |z|", title)
 
 
 def slant(images):
-    """By how many columns a digit leans to the right for each row upwards: [N, 784] -> [N], from its second moments."""
+    """Slant of digits in columns to the right per row upwards, from second moments: [N, 784] -> [N]."""
     weight = images.view(-1, 28, 28).cpu().double()
     weight = weight / weight.sum((1, 2), keepdim=True).clamp_min(1e-9)
-    row, column = torch.meshgrid(torch.arange(28.0).double(), torch.arange(28.0).double(), indexing="ij")
+    row, column = torch.meshgrid(*[torch.arange(28, dtype=torch.float64)] * 2, indexing="ij")
     y = row - (weight * row).sum((1, 2))[:, None, None]
     x = column - (weight * column).sum((1, 2))[:, None, None]
     return -(weight * x * y).sum((1, 2)) / (weight * y * y).sum((1, 2)).clamp_min(1e-9)
 
 
 def stroke_width(images):
-    """Pixels, from the average distance of ink from paper on twice as fine a grid: across a bar of 2 w fine pixels the
-    distances are 1, 2, .. w, w, .. 1, their average (w + 1) / 2, and the width is w."""
+    """Average stroke width in pixels, from the distance of ink to the background on a grid of half the spacing.
+
+    Across a stroke of w pixels, the 2 w distances are 1, 2, ... w, w, ... 1; their average is (w + 1) / 2."""
     widths = []
     for image in images.view(-1, 28, 28).cpu().numpy():
         ink = np.kron(image > 0.5, np.ones((2, 2), bool))
@@ -262,22 +241,22 @@ def stroke_width(images):
     return torch.tensor(widths, dtype=torch.float64)
 
 
-PROPERTIES = {"slant": slant, "stroke width": stroke_width}
-
-
 def attributes(run, title, model, x, shown):
-    """A direction for each property: mean code of the quarter of training images that have most of it less that of the
-    quarter with least. Added to and taken from codes of validation images; on how many did the property follow?"""
+    """Directions in latent space that change slant and stroke width.
+
+    A direction is the mean code of the training images in the top quarter of a property, minus the mean code of the
+    bottom quarter. It is added to and subtracted from codes of validation images. The numbers are the share of images
+    whose property changes in the expected direction, and the average change."""
     codes, base = model.code(x), model.code(shown)
     numbers, rows = {}, {}
-    for name, measure in PROPERTIES.items():
+    for name, measure in (("slant", slant), ("stroke width", stroke_width)):
         order = measure(x).argsort().to(codes.device)
         direction = codes[order[-len(order) // 4 :]].mean(0) - codes[order[: len(order) // 4]].mean(0)
         before = measure(model.decoder(base))
         for sign, word in ((1, "more"), (-1, "less")):
             moved = sign * (measure(model.decoder(base + sign * direction)) - before)
-            numbers[f"{name.replace(' ', '_')}_{word}"] = float((moved > 0).double().mean())
-            numbers[f"{name.replace(' ', '_')}_{word}_change"] = float(moved.mean())
+            key = f"{name.replace(' ', '_')}_{word}"
+            numbers |= {key: float((moved > 0).double().mean()), f"{key}_change": float(moved.mean())}
         steps = torch.linspace(-2, 2, 9, device=codes.device)[:, None]
         rows[f"{name}: less to more"] = torch.cat([model.decoder(code + steps * direction) for code in base[:4]])
     figures.image_grids(run.figure("attributes.png"), rows, 9, title)
@@ -285,12 +264,8 @@ def attributes(run, title, model, x, shown):
 
 
 def fed_back(model, x, z):
-    """What a PixelCNN decoder says of images whose codes it is given, in nats: log p(x|z) with their true pixels before
-    each, and by the probabilities that it had while it drew pixels of its own."""
-    uniforms = torch.rand(len(x), 784, device=x.device)
-    _, logits = model.feed_back(z, uniforms)
-    alone = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
-    return {
-        "log_px_with_true_pixels": float(model.log_px_z(x, z[None]).mean()),
-        "log_px_with_its_own": float(alone.mean()),
-    }
+    """log p(x|z) in nats under a PixelCNN decoder, given the true earlier pixels, and given pixels that it sampled."""
+    _, logits = model.feed_back(z, torch.rand(len(x), 784, device=x.device))
+    own = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
+    given_true = float(model.log_px_z(x, z[None]).mean())
+    return {"log_px_with_true_pixels": given_true, "log_px_with_its_own": float(own.mean())}

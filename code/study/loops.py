@@ -1,7 +1,7 @@
-"""What bench.py times: our training loops, and the plain ones that the course's templates suggest.
+"""The training loops that bench.py times: ours, and the plain ones that the course's templates suggest.
 
-The plain loops read single images through a DataLoader with transforms, use Adam with its defaults, float32, and, for
-the flow, couplings of full width whose masked half is thrown away; nets are the templates'.
+The plain loops use the networks of the templates, a DataLoader with transforms of single images, Adam with default
+settings, and float32. Their couplings compute all 784 dimensions and discard the masked half.
 """
 
 import sys
@@ -19,12 +19,13 @@ import a3_vae_template as vae
 from datasets.bmnist import bmnist
 from datasets.mnist import mnist
 
-LR = 1e-4  # of our loops, no time depends on it: near what the schedules start with, so that no loss explodes
+LR = 1e-4  # of our loops: a low one, so that no loss explodes; speed does not depend on it
+MULTISCALE = ["--arch", "multiscale"]
 VAE_BATCH, GAN_BATCH = vae.parse_args([]).batch_size, gan.parse_args([]).batch_size
 
 
 class SingleImages(torch.utils.data.Dataset):
-    """As torchvision's MNIST: one PIL image at a time, through a list of transforms."""
+    """Like torchvision's MNIST: loads one PIL image at a time and applies transforms."""
 
     def __init__(self, images, transform):
         self.images, self.transform = images, transform
@@ -39,7 +40,7 @@ class SingleImages(torch.utils.data.Dataset):
 
 
 class TimedLoader:
-    """A loader that adds up the seconds until each batch is there, and counts the steps."""
+    """A loader that counts steps and the seconds spent waiting for batches."""
 
     def __init__(self, loader):
         self.loader, self.seconds, self.steps = loader, 0.0, 0
@@ -60,22 +61,22 @@ def plain_loader(images, batch_size, scale):
     from torchvision import transforms
 
     steps = [transforms.ToTensor(), transforms.Lambda(lambda x: x.flatten() * 255 * scale)]
-    loader = SingleImages(images, transforms.Compose(steps))
-    return torch.utils.data.DataLoader(loader, batch_size, shuffle=True)
+    data = SingleImages(images, transforms.Compose(steps))
+    return TimedLoader(torch.utils.data.DataLoader(data, batch_size, shuffle=True))
 
 
 class Loop:
-    """One training loop: `epoch` goes once over `loader`, `sample(n)` draws images."""
+    """A training loop: `epoch()` trains on all batches of `loader`, `sample(n)` draws images."""
 
     def __init__(self, loader, optimizers, epoch, sample, fast):
         self.loader, self.optimizers, self.epoch, self.sample = loader, optimizers, epoch, sample
-        self.fast = fast  # whether its matrix products may be in bfloat16
+        self.fast = fast  # uses bfloat16 matrix products where the processor has them
 
 
 def plain_vae(images):
     model = vae.VAE()
     optimizer = torch.optim.Adam(model.parameters())
-    loader = TimedLoader(plain_loader(images, 128, 1.0))
+    loader = plain_loader(images, 128, 1.0)
 
     def epoch():
         model.eval()  # the plain bound
@@ -91,37 +92,36 @@ def plain_vae(images):
 
 def plain_gan(images):
     generator, discriminator = gan.Generator(), gan.Discriminator()
-    optimizers = [torch.optim.Adam(m.parameters(), 2e-4) for m in (generator, discriminator)]
-    loader = TimedLoader(plain_loader(images, 64, 1 / 255))
+    optimizer_G, optimizer_D = (torch.optim.Adam(net.parameters(), 2e-4) for net in (generator, discriminator))
+    loader = plain_loader(images, 64, 1 / 255)
 
     def epoch():
         generator.train()
         for x, _ in loader:
             fake = generator(torch.randn(len(x), 100))
             loss_G = F.binary_cross_entropy(discriminator(fake), torch.ones(len(x), 1))
-            optimizers[0].zero_grad()
+            optimizer_G.zero_grad()
             loss_G.backward()
-            optimizers[0].step()
+            optimizer_G.step()
             real = F.binary_cross_entropy(discriminator(x * 2 - 1), torch.ones(len(x), 1))
             loss_D = real + F.binary_cross_entropy(discriminator(fake.detach()), torch.zeros(len(x), 1))
-            optimizers[1].zero_grad()
+            optimizer_D.zero_grad()
             loss_D.backward()
-            optimizers[1].step()
+            optimizer_D.step()
             loss_D.item()
 
     sample = lambda n: generator.eval()(torch.randn(n, 100))
-    return Loop(loader, optimizers, epoch, sample, fast=False)
+    return Loop(loader, [optimizer_G, optimizer_D], epoch, sample, fast=False)
 
 
 class MaskedCoupling(nn.Module):
-    """The template's: all 784 pixels in, twice 784 numbers out, half of both masked away."""
+    """The template's coupling: 784 inputs, 2 x 784 outputs, half of both masked."""
 
     def __init__(self, mask):
         super().__init__()
         self.register_buffer("mask", mask)
-        self.nn = nn.Sequential(
-            nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1568)
-        )
+        layers = nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1568)
+        self.nn = nn.Sequential(*layers)
 
     def forward(self, z, ldj, reverse=False):
         log_scale, shift = self.nn(z * self.mask).chunk(2, dim=1)
@@ -132,10 +132,9 @@ class MaskedCoupling(nn.Module):
 
 def plain_nf(images):
     model = nf.Model([784], 1, 8)
-    masks = [nf.get_mask(), 1 - nf.get_mask()] * 4
-    model.flow.layers = nn.ModuleList([MaskedCoupling(mask) for mask in masks])
+    model.flow.layers = nn.ModuleList(MaskedCoupling(mask) for mask in [nf.get_mask(), 1 - nf.get_mask()] * 4)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    loader = TimedLoader(plain_loader(images, 128, 1.0))
+    loader = plain_loader(images, 128, 1.0)
 
     def epoch():
         for x, _ in loader:
@@ -178,21 +177,16 @@ def our_nf(images, options=()):
     return Loop(data, [optimizer], epoch, model.sample, fast=True)
 
 
-def our_multiscale(images):
-    return our_nf(images, ["--arch", "multiscale"])
-
-
 def grey_images(options):
     args = nf.parse_args(options)
     return mnist(data="glyphs", batch_size=args.batch_size, shift=args.shift)[0]
 
 
-# our loop, the plain one (none for the architecture that the template does not have), our data, images a repeat: whole
-# batches of both loops, a second or two on 2 cores
+# name: (our loop, plain loop or None, our data, images per repeat: whole batches for both, 1 to 2 s on 2 cores)
 MODELS = {
     "vae-z20": (our_vae, plain_vae, lambda: bmnist(data="glyphs-binary", batch_size=VAE_BATCH)[0], 3840),
     "gan": (our_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=GAN_BATCH)[0], 1920),
     "gan, template's nets": (our_narrow_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=64)[0], 1920),
     "nf": (our_nf, plain_nf, lambda: grey_images([]), 768),
-    "nf-multiscale": (our_multiscale, None, lambda: grey_images(["--arch", "multiscale"]), 512),
+    "nf-multiscale": (lambda images: our_nf(images, MULTISCALE), None, lambda: grey_images(MULTISCALE), 512),
 }

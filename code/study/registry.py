@@ -1,52 +1,53 @@
-"""The one list of runs. Training, analyses, evaluation, seeds, tables, publishing, the report and the tests filter it.
+"""The list of all runs, used by training, analyses, evaluation, seeds, tables, publishing, the report and the tests.
 
-A new run is one more line in RUNS.
+To add a run, add one line to RUNS.
 """
 
+import json
 import shlex
 from dataclasses import dataclass
 
 from common.run import read_results
 from datasets.bmnist import BINARY
-from datasets.files import ROOT, UserError
+from datasets.files import ROOT, UserError, show, write_atomically
 from datasets.mnist import GREY
 
 VAE, GAN, FLOW = "a3_vae_template.py", "a3_gan_template.py", "a3_nf_template.py"
 AUTOREGRESSIVE, FAMILY, PLANE = "beyond/autoregressive.py", "beyond/vae_family.py", "beyond/flow_2d.py"
 GROUPS = {
-    "core": "what the assignment asks for, and the multi-scale flow",
-    "long": "longer and shorter runs of the same models",
-    "autoregressive": "models that predict pixel by pixel",
+    "core": "models of the assignment, and the multi-scale flow",
+    "long": "longer and shorter runs of these models",
+    "autoregressive": "autoregressive models",
     "family": "variants of the VAE",
     "plane": "flows in two dimensions",
 }
-DATA = {"binary": BINARY, "grey": GREY}  # by kind, the best data first
+DATA = {"binary": BINARY, "grey": GREY}  # kind of data: preferred data first
 BOUND, BPD = ("val_elbo", "test_elbo", "test_log_likelihood"), ("val_bpd", "test_bpd", "test_bpd_8")
 
 
 @dataclass(frozen=True)
 class Entry:
-    name: str  # of its folder in runs/ and of its files in report/
+    name: str  # of the folder in runs/ and of the files in report/
     title: str  # in figures, tables and text
     script: str  # in code/
-    kind: str  # binary, grey, or for a flow in the plane the name of its target
+    kind: str  # of data: binary or grey; for a flow in the plane, the target
     group: str
-    seconds: int  # expected, on two cores: only ratios matter
+    seconds: int  # expected on two cores; only ratios matter
     options: str = ""
-    short: str = "--epochs 4"  # options of the shorter schedule on glyph digits
-    publishing: str = ""  # options that only the published run has
+    short: str = "--epochs 4"  # options for a shorter run on glyph digits
+    publishing: str = ""  # extra options of the published run
     results: tuple = ("test_log_likelihood",)  # metrics in the results table
-    compared: bool = False  # judged side by side by evaluate.py
-    seeds: str = ""  # the metric of a run that is published with three seeds
+    compared: bool = False  # included in evaluate.py
+    seeds: str = ""  # metric to compare over seeds, for runs that are trained with three seeds
     published: bool = True
 
     @property
     def data(self):
-        """The data sets it may be trained on, the best first."""
+        """Data sets that it can be trained on, preferred data first."""
         return DATA.get(self.kind, [self.kind])
 
     def command(self, *more, data=None):
-        """The words behind `python`."""
+        """The arguments of `python`."""
         chosen = ["--data", data] if data and self.kind in DATA else []
         return [f"code/{self.script}", *shlex.split(self.options), *chosen, "--name", self.name, *more]
 
@@ -108,7 +109,7 @@ RUNS = [
 
 
 def select(**wanted):
-    """The entries with these values, in the list's order: select(group="core"), select(compared=True)."""
+    """Entries with these values, in the order of the list: select(group="core"), select(compared=True)."""
     return [entry for entry in RUNS if all(getattr(entry, key) == value for key, value in wanted.items())]
 
 
@@ -120,13 +121,26 @@ def get(name):
 
 
 def title(name):
-    """The title of a run; its name for one that the list does not have."""
+    """The title of a run, or its name if it is not in the list."""
     return next((entry.title for entry in RUNS if entry.name == name), name)
 
 
 def finished(entry, quick=False):
-    """(folder, results) of the finished run of this entry, on the best data that it was made with; or None."""
+    """(folder, results) of the finished run of this entry, on the preferred data available; None if there is none."""
     runs = ROOT / "runs" / "quick" if quick else ROOT / "runs"
     for data in entry.data:
         if results := read_results(runs / data / entry.name):
             return runs / data / entry.name, results
+
+
+def read_json(path):
+    """The dict in a JSON file; {} if there is no file."""
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{show(path)} is damaged: delete it") from None
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=1).encode())

@@ -1,27 +1,26 @@
-"""How much do final metrics depend on the seed? Mean and spread over three seeds.
+"""Mean and spread of final metrics over three seeds.
 
     python code/study/train.py --seeds    train them: hours on 2 cores, resumable
-    python code/study/seeds.py            summarise what is finished; `make seeds` does both
+    python code/study/seeds.py            summarise finished runs; `make seeds` does both
 
-The run itself is the first seed; the others are runs/<data>/<run>-seed43/ and so on. Writes runs/seeds.json: for each
-run and each final metric the values, their mean and their spread, the largest less the smallest. A run whose seeds are
-not all finished keeps its entry in the file (copy report/results/seeds.json there to add to what is published).
+The run itself is the first seed; runs/<data>/<run>-seed43/ and -seed44/ are the others. runs/seeds.json has the
+values, mean and spread (maximum minus minimum) of each final metric of each run. A run with unfinished seeds keeps its
+earlier entry in the file. To extend the published file, first copy report/results/seeds.json to runs/.
 """
 
-import json
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
 from common.run import read_results
-from datasets.files import ROOT, UserError, show, write_atomically
+from datasets.files import ROOT, UserError, show
 from study import registry
 from study.train import SEEDS, name_of
 
 
 def read(folder, seed):
-    """The results of a finished run, None of an unfinished one; another seed or a quick run is refused."""
+    """The results of a finished run, or None. Refuses quick runs and runs with another seed."""
     results = read_results(folder)
     if results and (results["seed"] != seed or results["quick"]):
         raise UserError(f"{show(folder)} is not a full run with seed {seed}: rename or delete it")
@@ -29,40 +28,28 @@ def read(folder, seed):
 
 
 def summary(results):
-    """{metric: {values, mean, spread}} of one run's results with different seeds; only metrics that all have."""
+    """{metric: {values, mean, spread}} over the seeds of one run, for the numeric metrics that all seeds have."""
     different = {key for key in results[0]["settings"] if len({str(r["settings"].get(key)) for r in results}) > 1}
     if different - {"seed", "eval_samples"}:
         names = ", ".join(sorted(different - {"seed"}))
         raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
-    alike = len({(r["threads"], r["device"]) for r in results}) == 1  # otherwise their seconds do not compare
+    alike = len({(r["threads"], r["device"]) for r in results}) == 1  # otherwise seconds are not comparable
     finals = [{**r["final"], "seconds": r["seconds"]} for r in results]
-    is_number = lambda value: isinstance(value, (int, float)) and not isinstance(value, bool)
-    keys = [key for key in finals[0] if all(is_number(final.get(key)) for final in finals)]
-    keys = [key for key in keys if alike or not key.startswith("seconds")]
-    if "eval_samples" in different:  # estimates of log p(x) from different numbers of samples do not compare
+    keys = [key for key in finals[0] if alike or not key.startswith("seconds")]
+    if "eval_samples" in different:  # estimates of log p(x) from different numbers of samples are not comparable
         keys = [key for key in keys if key not in ("eval_samples", "test_log_likelihood")]
-    lines = {key: [final[key] for final in finals] for key in keys}
-    return {
-        "seeds": [r["seed"] for r in results], "data": results[0]["data"],
-        "runs": [r["run"] for r in results], "commits": [r["commit"] for r in results],
-        **{key: {"values": values, "mean": sum(values) / len(values), "spread": max(values) - min(values)}
-           for key, values in lines.items()},
-    }  # fmt: skip
-
-
-def earlier(path):
-    """What seeds.json says so far."""
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        raise UserError(f"{show(path)} is damaged: delete it") from None
+    table = {"seeds": [r["seed"] for r in results], "data": results[0]["data"],
+             "runs": [r["run"] for r in results], "commits": [r["commit"] for r in results]}  # fmt: skip
+    for key in keys:
+        values = [final.get(key) for final in finals]
+        if all(type(value) in (int, float) for value in values):
+            table[key] = {"values": values, "mean": sum(values) / len(values), "spread": max(values) - min(values)}
+    return table
 
 
 def main(args):
     path = ROOT / "runs" / "seeds.json"
-    before, table = earlier(path), {}
+    before, table = registry.read_json(path), {}
     for entry in registry.RUNS:
         if not entry.seeds:
             continue
@@ -77,8 +64,7 @@ def main(args):
         for key, line in table[entry.name].items():
             if isinstance(line, dict):
                 print(f"{entry.name:14} {key:24} {line['mean']:12.4f}  spread {line['spread']:.4f}")
-    path.parent.mkdir(exist_ok=True)
-    write_atomically(path, json.dumps(table, indent=1).encode())
+    registry.write_json(path, table)
     print(f"Files:  {show(path)}")
 
 

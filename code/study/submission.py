@@ -1,6 +1,6 @@
-"""The ZIP to hand in: code, report and tests, without data, runs and environments.
+"""Make the ZIP file to hand in: code, report and tests, without data, runs and environments.
 
-python code/study/submission.py bloggs    what `make submission NAME=bloggs` calls
+python code/study/submission.py bloggs    bloggs_assignment3.zip, same as `make submission NAME=bloggs`
 """
 
 import re
@@ -19,13 +19,13 @@ FORMS = {".py", ".md", ".txt", ".toml", ".tex", ".bib", ".sty", ".json", ".pdf",
 def main(args):
     name = args.name.strip().lower()
     if not re.fullmatch(r"[\w-]+", name):
-        raise UserError("say who you are: make submission NAME=lastname")
+        raise UserError("your last name is missing: make submission NAME=lastname")
     if "Example" in (ROOT / "report" / "author.tex").read_text() and not args.force:
-        raise UserError("report/author.tex is still the example: write your name and number into it (or add FORCE=1)")
+        raise UserError("report/author.tex is still the example: enter your name and number (or add FORCE=1)")
     if not (ROOT / "report" / "report.pdf").exists():
         raise UserError("report/report.pdf is missing: make report")
     target = ROOT / f"{name}_assignment3.zip"
-    environments = {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}  # .venv, or whatever its name is
+    environments = {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}  # virtual environments of any name
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(ROOT.rglob("*")):
             inside = path.relative_to(ROOT)
@@ -37,7 +37,7 @@ def main(args):
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("name", nargs="?", default="", metavar="LASTNAME", help="your last name")
-    parser.add_argument("--force", action="store_true", help="although report/author.tex is still the example")
+    parser.add_argument("--force", action="store_true", help="accept the example in report/author.tex")
     return parser.parse_args(words)
 
 

@@ -1,33 +1,31 @@
-"""The tables that evaluate.py prints and that README, docs and report take from report/results: rows of text, three
-layouts. Nothing is measured here.
-"""
+"""The tables in README, docs, report and the output of evaluate.py: rows of text, and three layouts."""
 
 import re
 
 from datasets.loading import TITLES as DATA
 from study import registry
 
-# The lecture's table: what it says of each family, and the script whose runs belong to it.
+# family: (script, then the lecture's verdicts: training, likelihood, sampling, compression)
 FAMILIES = {
     "autoregressive": (registry.AUTOREGRESSIVE, "stable", "exact", "slow", "no"),
     "flow": (registry.FLOW, "stable", "exact", "fast or slow", "no"),
     "GAN": (registry.GAN, "unstable", "none", "fast", "no"),
     "VAE": (registry.VAE, "stable", "approximate", "fast", "yes"),
 }
-UNITS = {
-    "val_bpd": "bits per dimension",
-    "val_elbo": "nats",
-    "val_log_likelihood": "nats",
-    "frechet_val": "Fréchet distance",
-}
+UNITS = {"val_bpd": "bits per dimension", "val_elbo": "nats", "val_log_likelihood": "nats",
+         "frechet_val": "Fréchet distance"}  # fmt: skip
 
 
 def number(value, digits=2):
     return "" if value is None else f"{value:,.{digits}f}"
 
 
+def plural(count, noun):
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def quality(comparison):
-    """How good the images are. A block of rows shares images and classifier; training images come first in it."""
+    """Sample quality, in blocks that share reference images and classifier. A block begins with the baseline."""
     header = ["images", "data", "Fréchet", "precision", "recall", "density", "coverage", "class KL", "confident"]
     keys = ["frechet", "precision", "recall", "density", "coverage", "class_kl", "confident_share"]
     digits = [2, 2, 2, 2, 2, 3, 2]
@@ -43,31 +41,25 @@ def quality(comparison):
     return header, [row for rows in blocks.values() for row in rows]
 
 
-def joined(known, keys, digits):
-    """Those of the metrics that are known: -95.78 / -91.23."""
-    return " / ".join(number(known[key], digits) for key in keys if key in known)
-
-
 def likelihood(comparison):
-    """What each model knows of the likelihood; a column a unit, since they do not compare."""
+    """The likelihood of each model, one column per unit: values in different units are not comparable."""
     header = ["model", "data", "likelihood", "bound / log p(x), nats", "bits per binary pixel", "bits per dimension"]
+    columns = {("test_elbo", "test_log_likelihood"): 2, ("test_bpd", "test_bpd_8"): 2,
+               ("test_elbo_bits_per_pixel", "test_log_likelihood_bits_per_pixel"): 3}  # fmt: skip
     rows = []
     for run, entry in comparison.items():
         known = entry["likelihood"]
-        nats = bits = bpd = ""
-        if "test_log_likelihood" in known:
-            nats = joined(known, ("test_elbo", "test_log_likelihood"), 2)
-            bits = joined(known, ("test_elbo_bits_per_pixel", "test_log_likelihood_bits_per_pixel"), 3)
-        if "test_bpd" in known:
-            bpd = joined(known, ("test_bpd", "test_bpd_8"), 2)
+        nats, bpd, bits = (
+            " / ".join(number(known[key], digits) for key in keys if key in known) for keys, digits in columns.items()
+        )
         kind = known["kind"].removesuffix(" and importance estimate")
         rows.append([registry.title(run), DATA[entry["data"]], kind, nats, bits, bpd])
     return header, rows
 
 
 def cost(comparison):
-    """What a model costs to train and to draw from."""
-    header = ["model", "parameters", "training, s", "s for 1000 samples", "samples a second"]
+    """Size, training time and sampling speed."""
+    header = ["model", "parameters", "training, s", "seconds per 1000 samples", "samples per second"]
     rows = [
         [registry.title(run), f"{entry['parameters']:,}", number(entry["training_seconds"], 0),
          number(entry["seconds_per_1000_samples"], 3), number(entry["samples_per_second"], 0)]
@@ -77,85 +69,78 @@ def cost(comparison):
 
 
 def note(comparison):
-    """What a caption has to say: what is compared with what, on which machine."""
-    places = (
-        f"{entry['sampling_device']} ({entry['processor']}, {entry['threads']} threads)"
-        for entry in comparison.values()
-    )
-    sampled = ", ".join(dict.fromkeys(places))
-    judged = [metrics for entry in comparison.values() for metrics in entry["quality"].values()]
+    """The caption: machines, numbers of images, and what is comparable."""
+    entries = comparison.values()
+    machines = (f"{e['sampling_device']} ({e['processor']}, {plural(e['threads'], 'thread')})" for e in entries)
+    trained = sorted({entry["training_device"].replace("1 threads", "1 thread") for entry in entries})
     lines = [
-        f"Samples drawn on {sampled}, a thousand at a time, the median. Training on "
-        + ", ".join(sorted({entry["training_device"] for entry in comparison.values()}))
-        + "."
+        f"Sampling: on {', '.join(dict.fromkeys(machines))}, median over batches of 1000.",
+        f"Training: on {', '.join(trained)}.",
     ]
-    if judged:
-        counts = sorted({metrics["images"] for metrics in judged})
+    if counts := sorted({metrics["images"] for entry in entries for metrics in entry["quality"].values()}):
         lines.append(
-            f"{' or '.join(f'{count:,}' for count in counts)} images each, beside as many test images, in the features "
-            "of a classifier of our own for each kind of data: distances compare within one kind only."
+            f"Sample quality: {' or '.join(f'{count:,}' for count in counts)} samples per model and as many test "
+            "images, in the features of our own classifiers, one per kind of data. Distances are comparable only "
+            "within one kind of data, with each other and with the baseline (training images)."
         )
-    if any("draws" in entry["quality"] for entry in comparison.values()):
+    if any("draws" in entry["quality"] for entry in entries):
         lines.append(
-            "Binary draws are judged by a classifier of binarised digits, beside binary test and training images; a "
-            "VAE's means estimate grey values and are judged as the grey models are."
+            "Draws are binary samples: they are compared with binary images, in the features of a classifier of "
+            "binarised digits. Means of a VAE estimate grey values: they are compared with grey images."
         )
     lines.append(
-        "Test images: bits per dimension with one and with eight dequantisations an image; a VAE's bound and its "
-        "estimate of log p(x) by importance sampling, in nats an image and in bits for each binary pixel: another "
-        "scale. A flow's likelihood is exact for dequantised images, and so bounds that of the integers; an "
-        "autoregressive model's is exact for the images themselves."
+        "Likelihoods are those of test images. Bits per dimension: with one and with eight dequantisation samples. "
+        "VAE: the bound and the importance-sampling estimate of log p(x), in nats per image and in bits per binary "
+        "pixel; bits of binary pixels and of 8-bit pixels are not comparable. A flow's likelihood is exact for "
+        "dequantised images and a lower bound for 8-bit images. An autoregressive model's likelihood is exact for the "
+        "images themselves."
     )
-    if any(entry["data"].startswith("glyphs") for entry in comparison.values()):
-        lines.append("Glyph digits are not MNIST: no figure of theirs says anything about it.")
-    if any(entry["quick"] for entry in comparison.values()):
-        lines.append("Quick runs on small settings.")
+    if any(entry["data"].startswith("glyphs") for entry in entries):
+        lines.append("Glyph digits are not MNIST: these numbers are not comparable with published ones.")
+    if any(entry["quick"] for entry in entries):
+        lines.append("These are quick runs with small settings.")
     return " ".join(lines)
 
 
 def families(comparison, seeds):
-    """The lecture's four families, each verdict beside what was measured here; None where nothing was."""
+    """The lecture's verdict on each family and our measurements, None if there are none."""
     table = {}
     for family, (script, *verdicts) in FAMILIES.items():
         measured = {}
         for run in registry.select(script=script, compared=True):
-            if run.name not in comparison:
-                continue
-            entry, spread = comparison[run.name], seeds.get(run.name, {}).get(run.seeds)
-            measured[run.name] = {
-                "training": spread and {"measure": run.seeds, "unit": UNITS[run.seeds], **spread},
-                "likelihood": entry["likelihood"]["kind"],
-                "samples_per_second": entry["samples_per_second"],
-                "latent_dimensions": entry["latent_dimensions"],
-            }
+            if entry := comparison.get(run.name):
+                spread = seeds.get(run.name, {}).get(run.seeds)
+                measured[run.name] = {
+                    "training": spread and {"measure": run.seeds, "unit": UNITS[run.seeds], **spread},
+                    "likelihood": entry["likelihood"]["kind"],
+                    **{key: entry[key] for key in ("samples_per_second", "latent_dimensions")},
+                }
         lecture = dict(zip(("training", "likelihood", "sampling", "compression"), verdicts))
         table[family] = {"lecture": lecture, "measured": measured or None}
     return table
 
 
 def family_rows(table):
-    """The same as rows of text: the lecture's verdict, then what was measured."""
+    """Rows of text: the lecture's verdict on a family, then one row per measured model."""
     header = ["family", "training", "likelihood", "sampling", "compression"]
     rows = []
     for family, content in table.items():
         rows.append([family, *content["lecture"].values()])
         for run, measured in (content["measured"] or {}).items():
             seeds = measured["training"]
-            stability = "one seed"
+            stability, size = "one seed", measured["latent_dimensions"]
             if seeds:
-                unit, count = seeds["unit"], len(seeds["values"])
-                digits = 3 if "bits" in unit else 2
-                stability = f"{seeds['mean']:.{digits}f}, spread {seeds['spread']:.{digits}f} {unit} ({count} seeds)"
-            size = measured["latent_dimensions"]
+                mean, spread = (number(seeds[key], 3 if "bits" in seeds["unit"] else 2) for key in ("mean", "spread"))
+                stability = f"{mean}, spread {spread} {seeds['unit']} ({len(seeds['values'])} seeds)"
             rows.append([f"- {registry.title(run)}", stability, measured["likelihood"],
                          f"{measured['samples_per_second']:,.0f} images/s",
-                         f"{size} numbers for 784" if size else "none"])  # fmt: skip
+                         f"784 pixels to {size} numbers" if size else "none"])  # fmt: skip
     return header, rows
 
 
 def variants(results):
-    """Variants of the VAE, one row each: the bound and its terms on validation images, log p(x) on test images."""
-    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active", "test log p(x)", "training, s"]
+    """One row per variant of the VAE: the bound and its terms on validation images, log p(x) on test images."""
+    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active units", "test log p(x)", "training, s"]
     rows = []
     for run, result in results.items():
         final = result["final"]
@@ -169,22 +154,26 @@ def markdown(header, rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
+def has_words(cells):
+    """Whether a cell below the header begins with a letter: such columns are aligned to the left."""
+    return any(cell[:1].isalpha() for cell in cells[1:])
+
+
 def plain(header, rows):
-    """For a screen: columns as wide as their widest cell, figures to the right."""
-    lines = [header, *rows]
-    widths = [max(len(row[i]) for row in lines) for i in range(len(header))]
-    words = [any(row[i][:1].isalpha() for row in rows) for i in range(len(header))]
-    shown = lambda row: "  ".join(f"{cell:{'<' if w else '>'}{width}}" for cell, width, w in zip(row, widths, words))
-    return "\n".join(shown(row).rstrip() for row in lines)
+    """For a terminal: aligned columns, numbers to the right."""
+    columns = list(zip(header, *rows))
+    layout = [f"{'<' if has_words(cells) else '>'}{max(map(len, cells))}" for cells in columns]
+    shown = lambda row: "  ".join(f"{cell:{how}}" for cell, how in zip(row, layout))
+    return "\n".join(shown(row).rstrip() for row in [header, *rows])
 
 
 def latex(header, rows):
-    """For the report: booktabs, no vertical rules."""
+    """For the report, with booktabs."""
 
     def cells(row):
         escaped = (cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&") for cell in row)
         return " & ".join(re.sub(r"^-(?=\d)", "$-$", cell) for cell in escaped) + r" \\"
 
-    columns = "".join("l" if any(row[i][:1].isalpha() for row in rows) else "r" for i in range(len(header)))
+    columns = "".join("l" if has_words(cells) else "r" for cells in zip(header, *rows))
     body = [cells(header), r"\midrule", *map(cells, rows)]
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])

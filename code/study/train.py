@@ -1,11 +1,11 @@
-"""Train runs of the registry one after the other, then analyse each.
+"""Train runs of the registry, one after the other, and analyse each.
 
     python code/study/train.py vae-z20 gan      these runs
-    python code/study/train.py --group core     what `make` trains; other groups: long, autoregressive, family, plane
-    python code/study/train.py --list           all runs and their commands
+    python code/study/train.py --group core     same as `make`; other groups: long, autoregressive, family, plane
+    python code/study/train.py --list           print all runs and their commands
 
-A finished run is left alone, an unfinished one is resumed. Which data are at hand is looked up once, here. On glyph
-digits, which stand in for missing data, the runs are shorter.
+Finished runs are skipped, unfinished runs are resumed. If MNIST is not available, runs use glyph digits and fewer
+epochs.
 """
 
 import json
@@ -33,7 +33,7 @@ def name_of(entry, seed):
 
 
 def data_at_hand(entries):
-    """{kind: name of the best data}; one warning where they are not the wanted ones."""
+    """{kind: name of the data set to use}; prints one warning if MNIST is missing."""
     found = {kind: loading.find("auto", *DATA[kind]) for kind in DATA if any(e.kind == kind for e in entries)}
     loading.warn(*found.values())
     for data in found.values():
@@ -50,7 +50,7 @@ def planned_epochs(folder):
 
 
 def share_done(folder):
-    """The share of a run's epochs that its metrics.csv shows."""
+    """The share of a run's epochs that are finished, from its metrics.csv."""
     try:
         return min(1.0, (len((folder / "metrics.csv").read_text().splitlines()) - 2) / planned_epochs(folder))
     except OSError:
@@ -58,31 +58,29 @@ def share_done(folder):
 
 
 def call(command, log, advance=lambda: None):
-    """Run a command, its output into a log; `advance` is called twice a second."""
+    """Run a command with its output in a log file; call `advance` twice per second."""
     with open(log, "a") as output:
         child = subprocess.Popen([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
         try:
             while child.poll() is None:
                 time.sleep(0.5)
                 advance()
-        except BaseException:  # Ctrl-C or SIGTERM: the script saves and ends first
+        except BaseException:  # Ctrl-C or SIGTERM: let the script save first
             child.send_signal(signal.SIGINT)
             child.wait()
             raise
     if child.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
-        raise Trouble(f"{log.parent.name} stopped: {' '.join(last)} (all of it: {show(log)})")
+        raise Trouble(f"{log.parent.name} stopped: {' '.join(last)} (full output: {show(log)})")
 
 
 class Progress:
-    """A bar over all runs in a terminal, elsewhere one line per run; both with the time left."""
+    """Progress over all runs with the time left: a bar in a terminal, otherwise one line per run."""
 
     def __init__(self, total):
         self.total, self.done, self.skipped, self.started = total, 0.0, 0.0, time.monotonic()
-        self.bar = tqdm(
-            total=1.0, disable=not sys.stderr.isatty(), leave=False, dynamic_ncols=True,
-            bar_format="{desc}{percentage:3.0f} % |{bar}|{postfix}",
-        )  # fmt: skip
+        layout = {"leave": False, "dynamic_ncols": True, "bar_format": "{desc}{percentage:3.0f} % |{bar}|{postfix}"}
+        self.bar = tqdm(total=1.0, disable=not sys.stderr.isatty(), **layout)
 
     def left(self, done):
         worked = done - self.skipped
@@ -110,15 +108,14 @@ def train(entries, seeds, data, quick, published):
             tqdm.write(f"{name}: already finished")
         else:
             more = entry.publishing if published else entry.short if folder.parent.name.startswith("glyphs") else ""
-            words = entry.command(
-                *more.split(), "--name", name, "--seed", str(seed), "--resume", data=folder.parent.name
-            )
+            more = [*more.split(), "--name", name, "--seed", str(seed), "--resume", *["--quick"] * quick]
+            command = entry.command(*more, data=folder.parent.name)
             folder.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()
             show_progress = lambda: progress.show(name, before + entry.seconds * share_done(folder))  # noqa: B023
             show_progress()
             try:
-                call(words + ["--quick"] * quick, folder / "log.txt", show_progress)
+                call(command, folder / "log.txt", show_progress)
             finally:
                 progress.bar.clear()
             seconds = time.monotonic() - started
@@ -145,7 +142,7 @@ def main(args):
         entries += [entry for entry in registry.RUNS if entry.seeds]
     entries = list(dict.fromkeys(entries))
     if not entries:
-        raise registry.UserError("name runs or groups: python code/study/train.py --list")
+        raise registry.UserError("no run or group given; list them with python code/study/train.py --list")
     train(entries, SEEDS if args.seeds else args.seed, data_at_hand(entries), args.quick, args.published)
 
 
@@ -153,12 +150,11 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs")
     parser.add_argument("--group", nargs="+", choices=[*registry.GROUPS, "all"], default=[], help="all runs of a group")
-    parser.add_argument(
-        "--seed", nargs="+", type=cli.number(int, 0, 2**31), default=[SEEDS[0]], help="one run per seed"
-    )
-    parser.add_argument("--seeds", action="store_true", help="three seeds of each run that is published with them")
-    parser.add_argument("--published", action="store_true", help="with the options that only published runs have")
-    parser.add_argument("--quick", action="store_true", help="small runs that show that everything works")
+    seed = cli.number(int, 0, 2**31)
+    parser.add_argument("--seed", nargs="+", type=seed, default=[SEEDS[0]], help="train each run with each seed")
+    parser.add_argument("--seeds", action="store_true", help="all seeds of the runs that have three seeds")
+    parser.add_argument("--published", action="store_true", help="add the extra options of published runs")
+    parser.add_argument("--quick", action="store_true", help="small runs, to check that everything works")
     parser.add_argument("--list", action="store_true", help="print all runs and stop")
     return parser.parse_args(words)
 
