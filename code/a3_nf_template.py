@@ -303,7 +303,7 @@ def main(args):
         run.seed(epoch)
         if epoch == 0:
             model.eval()
-            train_bpd, val_bpd = epoch_iter(model, train, None), epoch_iter(model, val, None)
+            train_bpd, val_bpd = epoch_iter(model, train.subset(5000), None), epoch_iter(model, val, None)
         else:
             train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # 0 in the last epochs
             train_bpd, val_bpd = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)

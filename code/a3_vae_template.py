@@ -66,6 +66,11 @@ class Decoder(nn.Module):
         return torch.sigmoid(self.logits(input))
 
 
+def kl_from_prior(mean, std):
+    """KL(N(mean, std^2) || N(0, 1)) in nats, summed over dimensions (Question 1.5): [B, z] -> [B]."""
+    return 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).sum(1)
+
+
 class VAE(nn.Module):
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
@@ -80,7 +85,7 @@ class VAE(nn.Module):
         mean, std = self.encoder(x)
         z = mean + std * torch.randn_like(mean)  # [B, z], the reparametrisation trick
         reconstruction = -F.binary_cross_entropy_with_logits(self.decoder.logits(z), x, reduction="none").sum(1)
-        kl = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).sum(1)  # exact (Question 1.5)
+        kl = kl_from_prior(mean, std)
         if self.training:
             # This keeps the exact value of the KL but replaces its gradient. The new gradient is that of the estimate
             # log q(z|x) - log p(z), taken through z only. It is unbiased too, and the total gradient is less noisy
@@ -137,13 +142,12 @@ def run_epoch(model, data, optimizer, schedule=None):
 
 @torch.no_grad()
 def diagnose(model, data):
-    """The average reconstruction term, the average KL term, and the number of active latent dimensions.
+    """The average KL term, which needs the encoder alone, and the number of active latent dimensions.
 
     A dimension is active if the variance of the encoder's mean over the data is above 0.01 (Burda et al. 2016)."""
     device = next(model.parameters()).device
-    reconstruction, kl = (torch.cat(parts).mean() for parts in zip(*(model.terms(x.to(device)) for x in data)))
-    means = torch.cat([model.encoder(x.to(device).flatten(1))[0] for x in data])  # [N, z]
-    return float(reconstruction), float(kl), int((means.var(0) > 0.01).sum())
+    mean, std = (torch.cat(parts) for parts in zip(*(model.encoder(x.to(device).flatten(1)) for x in data)))  # [N, z]
+    return float(kl_from_prior(mean, std).mean()), int((mean.var(0) > 0.01).sum())
 
 
 @torch.no_grad()
@@ -265,10 +269,10 @@ def main(args):
         else:
             train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # 0 in the last epochs
             train_elbo, val_elbo = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
-        reconstruction, kl, active = diagnose(model, val)
+        kl, active = diagnose(model, val)
         run.record(
             epoch, train_elbo=train_elbo, val_elbo=val_elbo,
-            val_reconstruction=reconstruction, val_kl=kl, active_units=active,
+            val_reconstruction=val_elbo + kl, val_kl=kl, active_units=active,
         )  # fmt: skip
         if val_elbo >= max(run.column("val_elbo")):
             best = {name: value.clone() for name, value in model.state_dict().items()}
@@ -299,7 +303,7 @@ def parse_args(words=None):
     add("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
     add("--batch_size", type=number(int, 1), default=128, help="images per step")
     add("--lr", type=number(float, above=0), default=6e-3, help="peak learning rate")
-    add("--eval_samples", type=number(int, 1), default=500, help="importance samples per test image, for log p(x)")
+    add("--eval_samples", type=number(int, 1), default=100, help="importance samples per test image, for log p(x)")
     models.sample_options(parser, number)
     cli.run_options(parser, BINARY)
     args = parser.parse_args(words)

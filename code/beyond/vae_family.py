@@ -340,6 +340,13 @@ class Family(vae.VAE):
 
 
 @torch.no_grad()
+def diagnose(model, data):
+    """The averages of both terms of the bound, and the number of active latent dimensions, for any variant."""
+    reconstruction, kl = (torch.cat(parts).mean() for parts in zip(*map(model.terms, data)))
+    return float(reconstruction), float(kl), vae.diagnose(model, data)[1]
+
+
+@torch.no_grad()
 def log_likelihood(model, data, n_samples):
     """(average bound, average importance-sampling estimate of log p(x)), as in a3_vae_template.py, for any variant."""
     device = next(model.parameters()).device
@@ -449,7 +456,7 @@ def main(args):
             model.beta = args.beta * min(1.0, epoch / (args.warmup + 1))
             train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))
             train_elbo, val_elbo = vae.run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
-        reconstruction, kl, active = vae.diagnose(model, val)
+        reconstruction, kl, active = diagnose(model, val)
         run.record(
             epoch, train_elbo=train_elbo, val_elbo=val_elbo,
             val_reconstruction=reconstruction, val_kl=kl, active_units=active,

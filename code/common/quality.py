@@ -139,7 +139,9 @@ def manifold_overlap(real, fake, k=5):
     real, fake = real.float(), fake.float()
 
     def radii(points):
-        return torch.cat([torch.cdist(part, points).kthvalue(k + 1).values for part in points.split(1000)])
+        return torch.cat(
+            [torch.cdist(part, points).topk(k + 1, largest=False).values[:, -1] for part in points.split(1000)]
+        )
 
     real_radius, fake_radius = radii(real), radii(fake)
     in_real_balls = torch.zeros(len(fake))  # the number of balls around real images that contain each sample

@@ -164,14 +164,14 @@ ANALYSES = {
 }
 
 
-def analyse(folder):
+def analyse(folder, data_root=None):
     """Make the figures and analyses.json of a finished run, if there is an analysis for its script."""
     run = Finished(folder)
     if run.results["script"] not in ANALYSES:
         return print(f"{folder.name}: no analysis exists for {run.results['script']}")
     load, make = ANALYSES[run.results["script"]]
     model = load(folder / "model.pt").to(run.device)
-    splits = (bmnist if run.data in BINARY else mnist)(data=run.data, download=False)
+    splits = (bmnist if run.data in BINARY else mnist)(data_root, data=run.data, download=False)
     if run.data in GREY and run.results["script"] == registry.FAMILY:
         splits = [split.as_means() for split in splits]
     train, val, test = splits
@@ -196,7 +196,7 @@ def main(args):
     runs = ROOT / "runs" / "quick" if args.quick else ROOT / "runs"
     for data in (*BINARY, *GREY):
         if (runs / data / args.run / "results.json").exists():
-            return analyse(runs / data / args.run)
+            return analyse(runs / data / args.run, args.data_root)
     raise UserError(f"there is no finished run {args.run}: python code/study/train.py {args.run}")
 
 
@@ -204,6 +204,7 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("run", metavar="RUN", help="name of a finished run")
     parser.add_argument("--quick", action="store_true", help="the quick run of this name")
+    parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     return parser.parse_args(words)
 
 
