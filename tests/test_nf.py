@@ -1,6 +1,8 @@
 """The flow's mathematics on re-drawn weights: at its start a coupling is the identity and every sign error passes."""
 
+import copy
 import math
+import types
 
 import numpy as np
 import pytest
@@ -222,14 +224,55 @@ def test_gradient_reaches_every_parameter():
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_more_dequantisations_come_nearer_to_the_probability():
-    model = redraw(Model([784], 1, 16), 0.3).eval()
+class Known(torch.nn.Module):
+    """A model whose log p(x) are given, one row for each call."""
+
+    def __init__(self, *rows):
+        super().__init__()
+        self.nothing, self.rows = torch.nn.Parameter(torch.zeros(1)), iter(rows)
+
+    def forward(self, x):
+        return torch.tensor(next(self.rows))
+
+
+def test_averages_count_images_alike_and_densities_before_their_logarithm():
+    data = [(torch.zeros(2, 784), None), (torch.zeros(1, 784), None)]
+    bits = 784 * math.log(2)
+    assert nf.epoch_iter(Known([-100.0, -200.0], [-600.0]).eval(), data, None) == pytest.approx(300 / bits)
+    known = Known([-100.0, -200.0], [-101.0, -190.0], [-600.0], [-600.0])
+    averages = np.logaddexp([-100, -200, -600], [-101, -190, -600]) - math.log(2)
+    assert nf.averaged_bpd(known, data, 2) == pytest.approx(-averages.mean() / bits)
+
+
+def test_two_steps_of_training_by_hand():
+    """SGD with the norm of each gradient clipped to 1, at the schedule's rates."""
+    model = redraw(Model([784], 1, 8), 3.0)
+    mine = copy.deepcopy(model)
+    data = [(torch.randint(0, 256, (n, 784)).float(), None) for n in (5, 3)]
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    torch.manual_seed(1)
+    nf.epoch_iter(model.train(), data, optimizer, torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5))
+    torch.manual_seed(1)
+    for (x, _), lr in zip(data, (0.01, 0.005)):
+        with nf.autocast(x.device):
+            log_px = mine(x)
+        gradients = torch.autograd.grad(-log_px.mean() / (784 * math.log(2)), mine.parameters())
+        norm = torch.cat([part.flatten() for part in gradients]).norm()
+        assert norm > 1
+        with torch.no_grad():
+            for parameter, gradient in zip(mine.parameters(), gradients):
+                parameter -= lr * gradient / norm
+    for parameter, expected in zip(model.parameters(), mine.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_interpolations_begin_and_end_at_the_validation_images():
+    model = redraw(Model([784], 1, 16), 0.3)
     torch.manual_seed(0)
-    data = [(torch.randint(0, 256, (64, 784)).float(), None)]
-    with torch.no_grad():
-        one, eight = nf.averaged_bpd(model, data, 1), nf.averaged_bpd(model, data, 8)
-    assert eight < one
-    assert one == pytest.approx(nf.epoch_iter(model, data, None), abs=0.01)
+    val = types.SimpleNamespace(images=torch.randint(0, 256, (20, 784)), labels=torch.arange(20) % 10)
+    images, rows = nf.interpolations(model, val)
+    assert rows == ["0 to 1", "2 to 3", "4 to 5", "6 to 7", "8 to 9"]
+    assert torch.equal(images.view(5, 9, 784)[:, [0, -1]].flatten(0, 1), val.images[:10].float())
 
 
 def test_validation_changes_nothing_and_training_does():

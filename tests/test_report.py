@@ -28,7 +28,14 @@ def test_numbers_become_macros(tmp_path):
         "seconds": 12.345,
         "settings": {"lr": 0.0015, "alpha": 1e-5, "name": "a_b", "weight_decay": 0.02},
         "curves": {"loss": [None, 1.5, 0.25]},
-        "final": {"a": -97.123, "b": None, "c": 1234567, "d": [1, 2]},
+        "final": {
+            "a": -97.123,
+            "b": None,
+            "c": 1234567,
+            "d": [1, 2],
+            "test_elbo": -95.5,
+            "test_log_likelihood": -91.25,
+        },
     }
     (tmp_path / "r.json").write_text(json.dumps(result))
     (tmp_path / "comparison.json").write_text(json.dumps({"r": {"frechet": 2.5, "likelihood": "-95 nats & more"}}))
@@ -37,6 +44,7 @@ def test_numbers_become_macros(tmp_path):
         "r/seconds": "12",
         "r/a": r"\ensuremath{-}97.12",
         "r/b": "not reached",
+        "r/gap": "4.25",
         "r/c": "1{,}234{,}567",
         "r/settings/lr": "0.0015",
         "r/settings/alpha": r"\ensuremath{10^{-5}}",

@@ -392,6 +392,23 @@ def test_a_model_file_gives_the_same_model_back_and_half_precision_becomes_float
         models.load_model(path, "t.py", make)
 
 
+def test_ones_own_model_on_the_best_data_comes_before_the_published_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "ROOT", tmp_path)
+    monkeypatch.setattr(models, "PUBLISHED", tmp_path / "published")
+    runs = tmp_path / "runs"
+    for path in (
+        tmp_path / "published" / "nf.pt",
+        runs / "glyphs" / "nf" / "model.pt",
+        runs / "mnist" / "nf" / "model.pt",
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+        assert models.find_model("nf", ["mnist", "glyphs"]) == path
+    assert models.find_model("nf", ["mnist", "glyphs"], quick=True) == tmp_path / "published" / "nf.pt"
+    with pytest.raises(UserError, match="no trained model gan"):
+        models.find_model("gan", ["mnist", "glyphs"])
+
+
 def test_device_is_chosen_with_a_reason():
     device, why = choose_device("cpu")
     assert device.type == "cpu"

@@ -68,15 +68,20 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
     train.show_list()
     assert "nf-made-up" in capsys.readouterr().out
     started = []
-    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": "mnist", "binary": "bmnist"})
+    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": data, "binary": "bmnist"})
     monkeypatch.setattr(train, "call", lambda command, log, advance: started.append(command))
     monkeypatch.setattr(analyses, "analyse_once", lambda folder: None)
-    (made_up / "results.json").rename(made_up / "kept.json")
+    data = "mnist"
     train.main(train.parse_args(["nf-made-up"]))
+    assert not started  # it is finished
+    (made_up / "results.json").rename(made_up / "kept.json")
+    for data in ("mnist", "glyphs"):
+        train.main(train.parse_args(["nf-made-up"]))
     (made_up / "kept.json").rename(made_up / "results.json")
-    assert started[0][0] == "code/a3_nf_template.py"
-    for words in (["--flows", "2"], ["--data", "mnist"], ["--name", "nf-made-up"]):
-        assert words[1] == started[0][started[0].index(words[0]) + 1]
+    words = ["code/a3_nf_template.py", "--flows", "2", "--data", "mnist", "--name", "nf-made-up"]
+    more = ["--name", "nf-made-up", "--seed", "42", "--resume"]
+    shorter = [*words[:4], "glyphs", *words[5:], "--epochs", "4", *more]  # the shorter schedule is for glyphs
+    assert started == [[*words, *more], shorter]
     # analyses, evaluation
     assert MADE_UP.script in analyses.ANALYSES
     assert registry.finished(MADE_UP)[0] == made_up

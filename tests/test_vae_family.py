@@ -45,6 +45,11 @@ def test_the_plain_member_is_the_vae_to_the_last_digit():
     (values, weights), (values_, weights_) = trained
     assert values == values_
     assert all(torch.equal(weights[name], weights_[name]) for name in weights)
+    found = []
+    for script in (vae, family):
+        torch.manual_seed(1)
+        found.append(script.log_likelihood(model.eval(), data[:2], 300))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", FLOWS)
