@@ -12,7 +12,7 @@ NO_TEX := LaTeX is missing, so no PDF is made: install $(TEX_PACKAGES) (Debian, 
 IS_ROOT_DEBIAN := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
 
 .DEFAULT_GOAL := all
-.PHONY: all quick beyond long test test-slow test-oldest lint report publish bench seeds submission help clean setup \
+.PHONY: all quick beyond long test test-slow test-mutants test-oldest lint report publish bench seeds submission help clean setup \
   existing-environment latex
 
 ##@ Train and look
@@ -57,6 +57,9 @@ test: $(READY) lint ## lint and fast tests, under 3 minutes
 
 test-slow: $(READY) ## the tests that take long
 	@$(PYTHON) -m pytest -m slow
+
+test-mutants: $(READY) ## whether the tests notice deliberate faults; takes long
+	@$(PYTHON) tests/mutants.py $(NAMES)
 
 lint: $(READY) ## check style and format
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check -q .

@@ -3,6 +3,7 @@
 python tests/mutants.py [NAMES]    slow; works on a copy of the checkout in a temporary folder
 """
 
+# ruff: noqa: E501
 import contextlib
 import multiprocessing
 import os
@@ -217,6 +218,7 @@ def run_tests(folder, tests, log):
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     sys.path[:] = [path for path in sys.path if not path.startswith(str(ROOT))]
+    sys.dont_write_bytecode = True
     os._exit(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"tests/{t}.py" for t in tests)]))
 
 
@@ -231,29 +233,31 @@ def passed(folder, tests, log):
     return process.exitcode == 0
 
 
+def copy_of_the_checkout(folder):
+    for part in PARTS:
+        target = folder / part
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__", "build"))
+        else:
+            shutil.copyfile(ROOT / part, target)
+
+
 def main(words):
     chosen = [fault for fault in FAULTS if not words or any(word in fault[0] for word in words)]
-    broken = [fault[0] for fault in chosen if (ROOT / fault[1]).read_text().count(fault[2]) != 1]
-    for name in broken:
-        print(f"not found exactly once: {name}")
+    broken = [name for name, file, old, *_ in chosen if (ROOT / file).read_text().count(old) != 1]
     if broken:
+        print("the old text is not found exactly once:", "; ".join(broken))
         return 1
     torch.set_num_threads(1)
-    sys.dont_write_bytecode = True
     caught = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
-        copy, log = Path(temporary) / "checkout", Path(temporary) / "log.txt"
-        copy.mkdir()
-        for part in PARTS:
-            ignored = shutil.ignore_patterns("__pycache__", "build")
-            (shutil.copytree if (ROOT / part).is_dir() else shutil.copyfile)(
-                ROOT / part, copy / part, **({"ignore": ignored} if (ROOT / part).is_dir() else {})
-            )
+        folder = Path(temporary)
+        copy_of_the_checkout(folder)
         for name, file, old, new, tests in chosen:
-            original, start = (copy / file).read_text(), time.monotonic()
-            (copy / file).write_text(original.replace(old, new))
-            noticed = not passed(copy, tests, log)
-            (copy / file).write_text(original)
+            original, start = (folder / file).read_text(), time.monotonic()
+            (folder / file).write_text(original.replace(old, new))
+            noticed = not passed(folder, tests, folder / "log.txt")
+            (folder / file).write_text(original)
             caught += noticed
             print(f"{'caught' if noticed else 'MISSED'}  {time.monotonic() - start:5.1f} s  {name}", flush=True)
     print(f"{caught} of {len(chosen)} caught")

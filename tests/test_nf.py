@@ -59,15 +59,6 @@ def any_model(options, pixels=784, n_hidden=16, alpha=1e-5, n_flows=2, scale=1.0
     return redraw(model, scale).eval()
 
 
-def small_model(pixels=6, n_flows=2, alpha=1e-5):
-    """The whole model on a tiny image, in float64."""
-    model = Model([784], 1, 8, alpha)  # whose couplings are replaced
-    mask = (torch.arange(pixels) % 2).float()
-    couplings = [Coupling(pixels, m, 8) for _ in range(n_flows) for m in (mask, 1 - mask)]
-    model.flow.layers = torch.nn.ModuleList(couplings)
-    return redraw(model.double(), 3.0)
-
-
 def test_interface():
     assert nf.log_prior(torch.zeros(3, 2)).shape == (3, 2)
     assert nf.log_prior(torch.tensor(1.0)).item() == pytest.approx(-0.5 - 0.5 * math.log(2 * math.pi))
@@ -102,18 +93,6 @@ def test_any_mask_is_allowed_and_what_it_keeps_stays():
     assert (out[:, 100:] != z[:, 100:]).all()
 
 
-@pytest.mark.parametrize("module", [lambda: Coupling(784, nf.get_mask(), 64), lambda: Flow([784], 3, 64)])
-def test_reverse_undoes_forward_and_its_log_determinant(module):
-    module = redraw(module())
-    z = torch.randn(16, 784)
-    out, ldj = module(z, torch.zeros(16))
-    back, total = module(out, ldj, reverse=True)
-    assert (out - z).abs().max() > 0.5
-    assert ldj.abs().mean() > 0.5
-    assert torch.allclose(back, z, atol=1e-4)
-    assert torch.allclose(total, torch.zeros(16), atol=1e-3)
-
-
 def test_log_determinant_of_a_coupling_against_autograd():
     coupling = redraw(Coupling(10, torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 0, 0, 1]), 16).double(), 3.0)
     z = torch.randn(1, 10, dtype=torch.float64)
@@ -141,38 +120,17 @@ def logit_and_flow_against_autograd(model, x, tolerance):
     return expected
 
 
-def test_log_determinant_of_the_whole_tiny_model_against_autograd():
-    x = torch.tensor([[0.3, 255.9, 17.0, 100.0, 3.5, 200.0]], dtype=torch.float64)
-    logit_and_flow_against_autograd(small_model(alpha=0.05), x, 1e-9)
-
-
 def test_density_of_a_two_dimensional_flow_integrates_to_one():
     couplings = [Coupling(2, torch.tensor(mask), 16) for mask in ([1.0, 0.0], [0.0, 1.0]) * 2]
     for coupling in couplings:
         redraw(coupling.double(), 2.0)
-    line = torch.linspace(-25, 25, 1501, dtype=torch.float64)
-    z, ldj = torch.cartesian_prod(line, line), torch.zeros(1501**2, dtype=torch.float64)
+    line = torch.linspace(-25, 25, 751, dtype=torch.float64)
+    z, ldj = torch.cartesian_prod(line, line), torch.zeros(751**2, dtype=torch.float64)
     with torch.no_grad():
         for coupling in couplings:
             z, ldj = coupling(z, ldj)
-    mass = torch.exp(nf.log_prior(z).sum(1) + ldj).sum() * (50 / 1500) ** 2
+    mass = torch.exp(nf.log_prior(z).sum(1) + ldj).sum() * (50 / 750) ** 2
     assert mass.item() == pytest.approx(1, abs=1e-3)
-
-
-def test_probabilities_of_all_tiny_images_sum_to_at_most_one():
-    """exp of the dequantised bound, summed over every image of 2 pixels with 256 levels taken in steps, is <= 1."""
-    model = Model([784], 1, 8).double()
-    model.flow.layers = torch.nn.ModuleList([Coupling(2, torch.tensor(m), 16) for m in ([1.0, 0.0], [0.0, 1.0])])
-    redraw(model.double(), 2.0)
-    levels = torch.arange(256, dtype=torch.float64)
-    images = torch.cartesian_prod(levels, levels)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        log_px = torch.stack([model(images) for _ in range(20)])
-    bound, density = log_px.mean(0).exp().sum().item(), log_px.exp().mean(0).sum().item()
-    assert bound < density
-    assert density == pytest.approx(1, abs=0.03)  # the density itself integrates to 1 over [0, 256]^2
-    assert 0.3 < bound <= 1
 
 
 def test_bits_per_dimension_of_the_identity_model_on_uniform_noise():
@@ -215,13 +173,6 @@ def test_round_trip_in_float32_is_finer_than_a_grey_level():
     assert (back - x).abs().max() < 0.05
     assert nf.worst_round_trip(model, x.floor()) == pytest.approx((back - x).abs().max().item(), abs=1e-6)
     assert torch.equal(model.decode(z), x.floor())
-
-
-def test_gradient_reaches_every_parameter():
-    model = redraw(Model([784], 2, 16))
-    model(torch.rand(4, 784) * 255).mean().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad.abs().sum() > 0, name
 
 
 class Known(torch.nn.Module):
@@ -288,19 +239,6 @@ def test_validation_changes_nothing_and_training_does():
     assert np.isfinite([train_bpd, val_bpd]).all()
 
 
-def test_bfloat16_and_float32_agree():
-    model = redraw(Model([784], 4, 64), 0.5).eval()
-    x = torch.randint(0, 256, (256, 784)).float()
-    values = []
-    for enabled in (False, True):
-        torch.manual_seed(0)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            log_px = model(x)
-        assert log_px.dtype == torch.float32
-        values.append(nf.bits_per_dim(log_px.mean().item()))
-    assert values[0] == pytest.approx(values[1], abs=0.005)
-
-
 @pytest.mark.slow
 def test_two_epochs_on_glyphs_give_a_figure_that_a_missing_log_determinant_does_not(glyph_cache):
     train, val, _ = mnist(data="glyphs", batch_size=256, download=False)
@@ -322,7 +260,7 @@ def test_log_determinant_of_every_whole_model_against_autograd(options):
     assert abs(expected - identity) > 0.1  # the couplings count
 
 
-@options(MULTISCALE[::2])
+@options([BOTH[0], *MULTISCALE[::2]])
 def test_reverse_undoes_forward_at_full_size(options):
     flow = any_model(options, scale=0.5).flow
     z = torch.randn(8, 784)
@@ -347,9 +285,9 @@ def test_density_of_a_four_dimensional_multiscale_flow_integrates_to_one(options
     assert mass.item() == pytest.approx(1, abs=0.02)
 
 
-@options(BOTH)
+@options(BOTH[:4])
 def test_probabilities_of_all_images_of_four_pixels_sum_to_one_whatever_the_noise(options):
-    """A sum over 256^4 images, estimated from 200,000 of them: the density's is 1, the bound's is below."""
+    """A sum over 256^4 images, estimated from evenly spread ones: the density's is 1, the bound's is below."""
     torch.manual_seed(0)
     if options["arch"] == "template":
         model = any_model(options, pixels=4, scale=0.5)
@@ -360,7 +298,8 @@ def test_probabilities_of_all_images_of_four_pixels_sum_to_one_whatever_the_nois
             model.noise = multiscale.Dequantizer([4])
         redraw(model, 0.5).eval()
     model.double()
-    images = torch.randint(0, 256, (200_000, 4)).double()
+    images = (256 * torch.quasirandom.SobolEngine(4, scramble=True, seed=1).draw(2**15).double()).floor()
+    torch.manual_seed(1)
     with torch.no_grad():
         log_px = torch.stack([model(images) for _ in range(4)]) + 4 * math.log(256)
     assert log_px.exp().mean().item() == pytest.approx(1, abs=0.03)
@@ -455,14 +394,14 @@ def test_the_code_is_split_among_the_levels():
         assert (flow(changed, ldj, reverse=True)[0] - x).abs().min() > 0
 
 
-@options(MULTISCALE[1::2])
-def test_a_trained_multiscale_flow_is_the_same_in_bfloat16(options, glyph_cache):
+@options([BOTH[0], *MULTISCALE[1::2]])
+def test_a_trained_flow_is_the_same_in_bfloat16(options, glyph_cache):
     train, val, _ = mnist(data="glyphs", batch_size=64, download=False)
     torch.manual_seed(0)
     model = Model([784], 2, 16, **options).train()
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    trained = nf.epoch_iter(model, train.subset(2000), optimizer)
-    x, values = val.subset(500).images.float(), []
+    trained = nf.epoch_iter(model, train.subset(1000), optimizer)
+    x, values = val.subset(250).images.float(), []
     model.eval()
     for enabled in (False, True):
         torch.manual_seed(0)

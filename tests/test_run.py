@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ SCRIPTS = list(DATA)
 FOLDER = {script: f"quick/{data}" for script, data in DATA.items()}
 # small nets: a third of the time, and all the same code
 SMALLER = {
-    "a3_vae_template.py": ["--hidden", "100"],
+    "a3_vae_template.py": ["--hidden", "100", "--epochs", "3", "--eval_samples", "10"],
     "a3_gan_template.py": ["--width", "1", "--d_width", "1", "--n_epochs", "3"],
     "a3_nf_template.py": ["--hidden", "64", "--epochs", "3"],
 }
@@ -81,19 +82,6 @@ def test_a_quick_run_writes_what_it_promises(whole):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_results_speak_of_the_weights_that_validation_chose(whole):
-    script, folder, _ = whole
-    results = json.loads((folder / "results.json").read_text())
-    metric, best = {"vae": ("val_elbo", max), "gan": ("frechet_val", min), "nf": ("val_bpd", min)}[script.split("_")[1]]
-    curve = results["curves"][metric]
-    known = [value for value in curve if value is not None]
-    assert results["final"][metric] == best(known)
-    assert curve[results["final"]["best_epoch"]] == best(known)
-    state = files.load_state(folder / "checkpoint.pt")
-    saved = files.load_state(folder / "model.pt")["state"]
-    assert all(torch.equal(saved[name], value) for name, value in state["best"].items())
-
-
 def test_samples_are_drawn_from_the_model_file_without_training(whole, checkout):
     script, folder, _ = whole
     done = checkout.run(script, "--quick", "--name", folder.name, "--sample", "9")
@@ -115,27 +103,6 @@ def test_published_weights_are_used_where_there_is_no_run(vae, checkout):
     assert done.returncode == 0, done.stderr
     assert "the published weights report/models/vae-z20.pt are used" in done.stdout
     assert (checkout.folder / "runs" / "vae-z20-samples-4.png").exists()
-
-
-def test_the_multiscale_flow_killed_resumed_and_sampled(checkout):
-    script, name = "a3_nf_template.py", "multiscale"
-    words = ["--quick", "--data", "glyphs", "--name", name, "--epochs", "2", "--hidden", "8", "--flows", "2"]
-    folder = checkout.folder / "runs" / FOLDER[script] / name
-    checkout.kill_after(script, *words, "--arch", "multiscale", rows=1, folder=f"{FOLDER[script]}/{name}")
-    refused = checkout.run(script, *words, "--resume")
-    assert refused.returncode == 2
-    assert is_one_line(refused.stderr)
-    assert "was made with arch = multiscale, not template" in refused.stderr
-    done = checkout.run(script, *words, "--arch", "multiscale", "--resume")
-    assert done.returncode == 0, done.stderr
-    curves = json.loads((folder / "results.json").read_text())["curves"]
-    assert curves["epoch"] == [0, 1, 2]
-    assert curves["val_bpd"][2] < curves["val_bpd"][1] < curves["val_bpd"][0]
-    for figure in ("bpd.pdf", "samples.png", "interpolation.png"):
-        assert (folder / "figures" / figure).stat().st_size > 1000
-    drawn = checkout.run(script, "--sample", "9", "--weights", folder / "model.pt")
-    assert drawn.returncode == 0, drawn.stderr
-    assert (folder / "samples-9.png").stat().st_size > 500
 
 
 def test_a_finished_run_is_left_alone_and_fresh_makes_it_again(vae, checkout):
@@ -200,7 +167,8 @@ def test_other_settings_than_the_checkpoints_are_refused(vae, checkout):
 
 def test_a_damaged_checkpoint_is_refused_and_kept(vae, checkout):
     script, folder = vae
-    checkout.kill_after(script, *options(script, "damaged"), rows=2, folder=f"{FOLDER[script]}/damaged")
+    shutil.copytree(folder, folder.parent / "damaged")
+    (folder.parent / "damaged" / "results.json").unlink()  # so it is unfinished
     path = folder.parent / "damaged" / "checkpoint.pt"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4

@@ -67,15 +67,14 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
     # training
     train.show_list()
     assert "nf-made-up" in capsys.readouterr().out
-    started = []
-    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": data, "binary": "bmnist"})
+    started, at_hand = [], ["mnist"]
+    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": at_hand[0], "binary": "bmnist"})
     monkeypatch.setattr(train, "call", lambda command, log, advance: started.append(command))
     monkeypatch.setattr(analyses, "analyse_once", lambda folder: None)
-    data = "mnist"
     train.main(train.parse_args(["nf-made-up"]))
     assert not started  # it is finished
     (made_up / "results.json").rename(made_up / "kept.json")
-    for data in ("mnist", "glyphs"):
+    for at_hand[0] in ("mnist", "glyphs"):
         train.main(train.parse_args(["nf-made-up"]))
     (made_up / "kept.json").rename(made_up / "results.json")
     words = ["code/a3_nf_template.py", "--flows", "2", "--data", "mnist", "--name", "nf-made-up"]

@@ -15,6 +15,7 @@ from beyond import autoregressive as ar
 from beyond import vae_family as family
 from common import quality, run
 from datasets import loading
+from datasets.files import UserError
 
 SIZES = (40, 30, 20)
 CHOSEN = 2  # the epoch that the made-up validation metrics prefer
@@ -39,6 +40,7 @@ CASES = {
     "vae": Case(vae, "--epochs 3 --hidden 8 --zdim 2 --eval_samples 7", "val_elbo", ELBOS),
     "gan": Case(gan, "--n_epochs 3 --width 1 --d_width 1 --latent_dim 5", "frechet_val", (5.0, 3.0, 7.0)),
     "nf": Case(nf, "--epochs 3 --hidden 8 --flows 1", "val_bpd", BITS),
+    "multiscale": Case(nf, "--epochs 2 --hidden 4 --flows 1 --arch multiscale --shift 1", "val_bpd", BITS),
     "autoregressive": Case(ar, "--epochs 3 --model markov --hidden 4", "val_log_px", NATS),
     "8-bit": Case(
         ar, "--epochs 3 --model markov --hidden 4 --likelihood logistic-mixture", "val_bpd", NATS, nf.bits_per_dim(1)
@@ -141,7 +143,7 @@ def test_the_best_validation_epoch_is_kept_and_judged_once_on_test_images(name, 
     grey, binary = data["grey"][2].float(), data["binary"][2]
     run.seed_epoch(args.seed, args.epochs + 1)
     with torch.no_grad():
-        if name == "nf":
+        if case.module is nf:
             batches = [(part, None) for part in grey.split(8)]
             assert final["test_bpd"] == nf.epoch_iter(model, batches, None)
             assert final["test_bpd_8"] == nf.averaged_bpd(model, batches, 8)
@@ -195,37 +197,41 @@ def test_the_best_gan_is_kept_and_judged_once_on_test_images(data, monkeypatch):
 
 @cases
 def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, data, monkeypatch):
-    ends = []
-    for stopped in (False, True):
-        if stopped:
-            with monkeypatch.context() as patch:
-                save = run.Run.save
+    case("--fresh")
+    whole = end_of(case)
+    save = run.Run.save
 
-                def save_and_stop(self, *words, **state):
-                    save(self, *words, **state)
-                    if len(self.history) == 2:
-                        raise KeyboardInterrupt
+    def save_and_stop(self, *words, **state):
+        save(self, *words, **state)
+        if len(self.history) == 2:
+            raise KeyboardInterrupt
 
-                patch.setattr(run.Run, "save", save_and_stop)
-                with pytest.raises(KeyboardInterrupt):
-                    case("--fresh")
-                release()
-        case("--resume" if stopped else "--fresh")
-        results, model = finished(case)
-        parts = torch.load(run.current.checkpoint, weights_only=True)
-        assert results["seconds"] == pytest.approx(sum(parts["epoch_seconds"]), abs=0.01)
-        ends.append(
-            (results["curves"], results["final"], weights(model), (run.current.folder / "metrics.csv").read_bytes())
-        )
-        release()
-    timed = [key for key in ends[0][1] if key.startswith(("seconds", "naive"))]
-    for _, final, *_ in ends:
-        for key in timed:
-            final.pop(key)
-    (*whole, state, table), (*resumed, state_, table_) = ends
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Run, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            case("--fresh")
+    release()
+    other = ["--seed", "7"]
+    if case.module is nf:
+        other = ["--arch", "template" if "multiscale" in case.words else "multiscale"]
+    with pytest.raises(UserError, match=f"was made with {other[0].strip('-')} = "):
+        case("--resume", *other)
+    release()
+    case("--resume")
+    resumed = end_of(case)
+    assert same(whole.pop("weights"), resumed.pop("weights"))
     assert whole == resumed
-    assert table == table_
-    assert same(state, state_)
+
+
+def end_of(case):
+    """What a run ends with, apart from times."""
+    results, model = finished(case)
+    checkpoint = torch.load(run.current.checkpoint, weights_only=True)
+    assert results["seconds"] == pytest.approx(sum(checkpoint["epoch_seconds"]), abs=0.01)
+    final = {key: value for key, value in results["final"].items() if not key.startswith("seconds")}
+    table = (run.current.folder / "metrics.csv").read_text()
+    release()
+    return {"weights": weights(model), "final": final, "curves": results["curves"], "table": table}
 
 
 @pytest.mark.parametrize("name", ["vae", "nf", "family"])

@@ -87,7 +87,7 @@ def test_the_density_of_q_integrates_to_1_in_the_plane(name):
     model, x = member(z_dim=2, posterior=name), images(1)
     torch.manual_seed(3)
     with torch.no_grad():
-        z, log_q, *_ = model.encode(x, 100_000)
+        z, log_q, *_ = model.encode(x, 30_000)
     z, log_q = z[:, 0], log_q[:, 0]
     centre, spread = z.median(0)[0], 0.3 * z.std(0)
     log_r = (-0.5 * ((z - centre) / spread) ** 2 - spread.log() - 0.5 * math.log(2 * math.pi)).sum(1)
@@ -148,7 +148,7 @@ def test_the_slope_behind_a_flow_is_that_of_its_inverse():
 
 @pytest.mark.parametrize("parts", [{"prior": "coupling"}, {"decoder": "gaussian"}, *({"posterior": f} for f in FLOWS)])
 def test_the_path_gradient_is_the_ordinary_one_on_average(parts):
-    model, x = member(z_dim=2, hidden=4, **parts), images(1).expand(15_000, 784)
+    model, x = member(z_dim=2, hidden=4, **parts), images(1).expand(5_000, 784)
     _, ordinary = gradients(model, x)
     model.train()
     _, path = gradients(model, x)
@@ -180,7 +180,7 @@ def test_a_direction_of_codes_moves_what_it_was_made_of(monkeypatch):
 @pytest.mark.parametrize("posterior", ["planar", "diagonal"])
 def test_training_with_several_draws_follows_the_importance_weighted_bound(posterior):
     """To the last digit; the posterior's path gradient is the same on average."""
-    model, x = member(z_dim=2, hidden=4, posterior=posterior), images(1).expand(15_000, 784)
+    model, x = member(z_dim=2, hidden=4, posterior=posterior), images(1).expand(5_000, 784)
     torch.manual_seed(5)
     log_w = model.log_weights(x, 5)  # in evaluation: the ordinary gradient
     (-torch.logsumexp(log_w, 0)).mean().backward()
@@ -336,20 +336,6 @@ def test_a_variant_trains_draws_and_is_analysed(options, checkout):
     for path in folder.rglob("*"):  # the next variant is found by the same name
         if path.is_file():
             path.unlink()
-
-
-def test_killed_and_resumed_it_ends_with_the_same_numbers(checkout):
-    words = ["--quick", "--data", "glyphs-binary", "--hidden", "64", "--posterior", "planar", "--epochs", "2", "--name"]
-    runs = checkout.folder / "runs" / "quick" / "glyphs-binary"
-    done = checkout.run(SCRIPT, *words, "whole")
-    assert done.returncode == 0, done.stderr
-    checkout.kill_after(SCRIPT, *words, "killed", rows=2, folder="quick/glyphs-binary/killed")
-    done = checkout.run(SCRIPT, *words, "killed", "--resume")
-    assert done.returncode == 0, done.stderr
-    for file in ("metrics.csv", "figures/samples.png"):
-        assert (runs / "killed" / file).read_bytes() == (runs / "whole" / file).read_bytes()
-    finals = [json.loads((runs / name / "results.json").read_text())["final"] for name in ("whole", "killed")]
-    assert finals[0] == finals[1]
 
 
 @pytest.mark.parametrize(
