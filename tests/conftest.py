@@ -105,9 +105,12 @@ class Checkout:
     def start(self, script, *options, cwd=None):
         return Child(self.outputs, self.command(script, *options)[1:], cwd or self.folder, self.environment)
 
-    def run(self, script, *options, cwd=None):
+    def run(self, script, *options, cwd=None, status=0):
+        """The finished process. It must end with that status; wrong words and files (2) give one line."""
         child = self.start(script, *options, cwd=cwd)
         out, err = child.communicate()
+        assert child.returncode == status, err
+        assert status != 2 or is_one_line(err), err
         return subprocess.CompletedProcess(options, child.returncode, out, err)
 
     def start_until(self, script, *options, rows, folder):

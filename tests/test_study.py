@@ -1,6 +1,5 @@
 """The registry and what filters it; the chain that `make` runs; seeds."""
 
-import dataclasses
 import importlib
 import json
 import types
@@ -8,7 +7,7 @@ import types
 import pytest
 
 import macros
-from conftest import ROOT, is_one_line
+from conftest import ROOT
 from datasets.files import UserError
 from study import analyses, evaluate, publish, registry, seeds, tables, train
 
@@ -125,7 +124,6 @@ def test_the_time_left_is_in_proportion_to_what_is_left(monkeypatch):
 
 def test_the_quick_chain_trains_analyses_and_does_nothing_twice(checkout):
     done = checkout.run("study/train.py", "--quick", "vae-z2")
-    assert done.returncode == 0, done.stderr
     assert done.stderr.count("Using binary glyph digits (not MNIST) instead of static binary MNIST") == 1
     assert "vae-z2: done in" in done.stdout
     assert "vae-z2: analysed" in done.stdout
@@ -136,7 +134,6 @@ def test_the_quick_chain_trains_analyses_and_does_nothing_twice(checkout):
     for figure in ("codes.pdf", "posteriors.pdf", "estimates.pdf", "reconstructions.png", "manifold-after.png"):
         assert (folder / "figures" / figure).stat().st_size > 1000
     again = checkout.run("study/train.py", "--quick", "vae-z2")
-    assert again.returncode == 0
     assert "vae-z2: already finished" in again.stdout
     assert "analysed" not in again.stdout
 
@@ -145,8 +142,7 @@ def test_a_run_that_fails_is_named_with_its_last_line(checkout):
     folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "markov"
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"nothing of ours")
-    done = checkout.run("study/train.py", "--quick", "markov")
-    assert done.returncode == 1
+    done = checkout.run("study/train.py", "--quick", "markov", status=1)
     said = done.stderr.strip().splitlines()[-1]
     assert said.startswith(
         "train.py: markov stopped: autoregressive.py: runs/quick/glyphs-binary/markov/settings.json is"
@@ -156,12 +152,8 @@ def test_a_run_that_fails_is_named_with_its_last_line(checkout):
 
 def test_wrong_names_end_in_one_line(checkout):
     for words in (["lstm"], [], ["--group", "gpu"]):
-        done = checkout.run("study/train.py", *words)
-        assert done.returncode == 2
-        assert is_one_line(done.stderr)
-    done = checkout.run("study/analyses.py", "gan-that-never-was")
-    assert done.returncode == 2
-    assert is_one_line(done.stderr)
+        checkout.run("study/train.py", *words, status=2)
+    checkout.run("study/analyses.py", "gan-that-never-was", status=2)
 
 
 # ---- seeds
@@ -235,8 +227,3 @@ def test_unfinished_seeds_keep_their_earlier_entry(tmp_path, monkeypatch, capsys
     path.write_text("[1")
     with pytest.raises(UserError, match="damaged"):
         seeds.main(types.SimpleNamespace())
-
-
-def test_entries_cannot_be_changed_by_whoever_filters_them():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        registry.RUNS[0].name = "other"

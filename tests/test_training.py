@@ -1,6 +1,7 @@
 """The scripts' main functions on tiny data, in this process: which epoch is kept, what is measured on which images,
 resuming, schedules. Training is real; validation metrics are replaced where a test needs a certain best epoch."""
 
+import functools
 import json
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,8 +17,10 @@ from beyond import vae_family as family
 from common import quality, run
 from datasets import loading
 from datasets.files import UserError
+from study import analyses
 
 SIZES = (40, 30, 20)
+SAVE_FIGURES = family.save_figures
 CHOSEN = 2  # the epoch that the made-up validation metrics prefer
 
 
@@ -67,12 +70,11 @@ def data(monkeypatch, tmp_path):
     """Tiny splits in place of the real ones, runs in a temporary folder, no figures."""
     numbers = torch.Generator().manual_seed(0)
     grey = [(256 * torch.rand(n, 784, generator=numbers) ** 3).to(torch.uint8) for n in SIZES]
-    labels = [torch.arange(n) % 10 for n in SIZES]
 
     def find(name, sources, *_):
         name = list(sources)[-1]
         splits = [(part > 127).to(torch.uint8) for part in grey] if "binary" in name else grey
-        return loading.Data(name, splits, labels, "made up", name)
+        return loading.Data(name, splits, [torch.arange(len(part)) % 10 for part in grey], "made up", name)
 
     monkeypatch.setattr(loading, "find", find)
     monkeypatch.setattr(run, "ROOT", tmp_path)
@@ -210,6 +212,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, 
         patch.setattr(run.Run, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             case("--fresh")
+    checkpoint, good = run.current.checkpoint, run.current.checkpoint.read_bytes()
     release()
     other = ["--seed", "7"]
     if case.module is nf:
@@ -217,6 +220,11 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, 
     with pytest.raises(UserError, match=f"was made with {other[0].strip('-')} = "):
         case("--resume", *other)
     release()
+    checkpoint.write_bytes(good[:-100] + bytes([good[-100] ^ 4]) + good[-99:])
+    with pytest.raises(UserError, match=r"checkpoint\.pt is damaged"):
+        case("--resume")
+    release()
+    checkpoint.write_bytes(good)
     case("--resume")
     resumed = end_of(case)
     assert same(whole.pop("weights"), resumed.pop("weights"))
@@ -243,6 +251,23 @@ def test_shifts_and_learning_rate_fall_to_0_and_the_kl_weight_rises_to_beta(name
     assert shares == tuple(max(0, 1 - epoch / (0.9 * epochs)) for epoch in range(epochs))
     assert rates[-1] < 1e-5 < rates[0]
     assert betas == ((None,) * epochs if name == "nf" else (1.5, 3.0, 3.0)[:epochs])
+
+
+@pytest.mark.parametrize("options", ["--decoder gaussian", "--decoder pixelcnn --free_bits 0.1"])
+def test_a_variant_of_the_vae_makes_its_figures_and_is_analysed(options, data, monkeypatch):
+    monkeypatch.setattr(family, "save_figures", SAVE_FIGURES)
+    monkeypatch.setattr(family, "PixelDecoder", functools.partial(family.PixelDecoder, n_hidden=2, layers=1))
+    data["grey"][1] = data["grey"][1].repeat(17, 1)[:500]
+    case = Case(family, "--epochs 1 --hidden 32 --zdim 4 --eval_images 10 --eval_samples 5", "val_elbo", ELBOS)
+    case(*options.split())
+    results, _ = finished(case)
+    assert results["final"]["eval_images"] == 10
+    analyses.analyse(run.current.folder)
+    numbers = json.loads((run.current.folder / "analyses.json").read_text())
+    assert ("log_px_with_its_own" in numbers) == ("pixelcnn" in options)
+    assert ("slant_more" in numbers) == ("pixelcnn" not in options)
+    names = {path.name for path in (run.current.folder / "figures").iterdir()}
+    assert {"elbo.pdf", "terms.pdf", "samples.png", "aggregate.pdf", "interpolation.png", "norms.pdf"} < names
 
 
 def test_every_epoch_and_every_seed_have_random_numbers_of_their_own():
