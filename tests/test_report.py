@@ -201,25 +201,12 @@ def test_functions_that_the_report_names_exist():
 
 def test_figures_and_citations_exist():
     for run, figure in re.findall(r"\\run(?:\[[^]]*\])?\{([\w-]+)\}\{([\w.-]+)\}", answers()):
-        if (ROOT / "report" / "figures" / run).exists() and (run, figure) not in UNPUBLISHED:
+        if (ROOT / "report" / "figures" / run).exists():
             assert (ROOT / "report" / "figures" / run / figure).exists(), (run, figure)
     entries = re.findall(r"^@\w+\{(\w+),", (ROOT / "report" / "references.bib").read_text(), re.M)
     cited = {key for keys in re.findall(r"\\citep(?:\[[^]]*\])?\{([\w,]+)\}", answers()) for key in keys.split(",")}
     assert cited == set(entries)
     assert len(entries) == len(cited)
-
-
-# figures of experiments whose numbers are not in report/results yet; \\when leaves them out
-UNPUBLISHED = {
-    (name, figure)
-    for name, figures_ in {
-        "vae-z20": ["estimates.pdf"],
-        "vae-z2": ["estimates.pdf", "posteriors.pdf"],
-        "gan": ["gradients.pdf"],
-    }.items()
-    for figure in figures_
-    if not list((ROOT / "report" / "results").glob(f"{name}-[ae]*.json"))
-}
 
 
 def test_no_number_with_a_decimal_point_is_typed_into_an_answer():
