@@ -21,22 +21,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Starting Python and importing torch takes seconds. The standard library's fork server does it once for each test
 # process; every script that a test starts is a process of its own all the same, with real signals and exit codes.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "torch",
-        "torch.utils.flop_counter",
-        "torchvision",
-        "numpy",
-        "scipy.linalg",
-        "scipy.stats",
-        "scipy.ndimage",
-        "tqdm",
-        "matplotlib.pyplot",
-        "matplotlib.backends.backend_agg",
-        "PIL.Image",
-        "filelock",
-    ]
-)
+SERVER.set_forkserver_preload([
+    "torch", "torch.utils.flop_counter", "torchvision", "numpy", "scipy.linalg", "scipy.stats", "scipy.ndimage", "tqdm",
+    "matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.Image", "filelock",
+])  # fmt: skip
 
 
 def run_script(command, cwd, environment, out, err):

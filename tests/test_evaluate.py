@@ -12,13 +12,10 @@ from study import evaluate, registry
 RUNS = {
     "vae-z2": ("a3_vae_template.py", "glyphs-binary", ["--zdim", "2", "--epochs", "1", "--hidden", "32"]),
     "gan": ("a3_gan_template.py", "glyphs", ["--n_epochs", "1", "--width", "1", "--d_width", "1"]),
-    "nf-multiscale": (
-        "a3_nf_template.py",
-        "glyphs",
-        ["--arch", "multiscale", "--epochs", "1", "--flows", "1", "--hidden", "8", "--batch_size", "256"],
-    ),
+    "nf-multiscale": ("a3_nf_template.py", "glyphs",
+                     ["--arch", "multiscale", "--epochs", "1", "--flows", "1", "--hidden", "8", "--batch_size", "256"]),
     "markov": ("beyond/autoregressive.py", "glyphs-binary", ["--model", "markov", "--epochs", "1", "--hidden", "8"]),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
