@@ -50,9 +50,8 @@ def test_numbers_become_macros(tmp_path):
     assert constant in (ROOT / "code" / "a3_vae_template.py").read_text()  # no results file holds it
 
 
-@pytest.fixture
-def copy(tmp_path, monkeypatch):
-    """A copy of the checkout, as large folders and environments would lie in it."""
+def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
+    """From a copy of the checkout with large folders and environments in it."""
     root = tmp_path / "checkout"
     ignored = shutil.ignore_patterns(".git", ".[hv]*", "data", "runs", "__pycache__", ".*_cache", "build")
     shutil.copytree(ROOT, root, ignore=ignored)
@@ -65,15 +64,11 @@ def copy(tmp_path, monkeypatch):
         (root / folder / "large.json").write_text("{}")
     (root / "report" / "report.pdf").write_bytes(b"%PDF-1.5")
     monkeypatch.setattr(submission, "ROOT", root)
-    return root
-
-
-def test_the_zip_holds_code_and_report_and_nothing_else(copy, tmp_path):
     for words, message in (([], "NAME=lastname"), (["../x"], "NAME=lastname"), (["bloggs"], "still the example")):
         with pytest.raises(UserError, match=message):
             submission.main(submission.parse_args(words))
     submission.main(submission.parse_args(["Bloggs", "--force"]))
-    with zipfile.ZipFile(copy / "bloggs_assignment3.zip") as archive:
+    with zipfile.ZipFile(root / "bloggs_assignment3.zip") as archive:
         archive.extractall(tmp_path / "unpacked")
     unpacked = tmp_path / "unpacked" / "bloggs_assignment3"
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")}
