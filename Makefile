@@ -17,7 +17,7 @@ IS_ROOT_DEBIAN := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
 PROSE := README.md CONTRIBUTING.md Makefile docs code datasets report/answers report/report.tex report/macros.py tests
 
 .DEFAULT_GOAL := all
-.PHONY: all quick beyond long test test-slow test-oldest lint report publish bench seeds submission help clean setup \
+.PHONY: all quick beyond long test test-slow test-mutants test-oldest lint report publish bench seeds submission help clean setup \
   existing-environment latex
 
 ##@ Train and evaluate
@@ -62,6 +62,9 @@ test: $(READY) lint ## lint and fast tests, under 3 minutes
 
 test-slow: $(READY) ## the slow tests
 	@$(PYTHON) -m pytest -m slow
+
+test-mutants: $(READY) ## whether the tests notice deliberate faults; takes long
+	@$(PYTHON) tests/mutants.py $(NAMES)
 
 lint: $(READY) ## check style and format
 	@$(PYTHON) -m ruff check -q . && $(PYTHON) -m ruff format --check -q . && $(PYTHON) -m codespell_lib $(PROSE)

@@ -21,22 +21,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Starting Python and importing torch takes seconds. The standard library's fork server does it once for each test
 # process; every script that a test starts is a process of its own all the same, with real signals and exit codes.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "torch",
-        "torch.utils.flop_counter",
-        "torchvision",
-        "numpy",
-        "scipy.linalg",
-        "scipy.stats",
-        "scipy.ndimage",
-        "tqdm",
-        "matplotlib.pyplot",
-        "matplotlib.backends.backend_agg",
-        "PIL.Image",
-        "filelock",
-    ]
-)
+SERVER.set_forkserver_preload([
+    "torch", "torch.utils.flop_counter", "torchvision", "numpy", "scipy.linalg", "scipy.stats", "scipy.ndimage", "tqdm",
+    "matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.Image", "filelock",
+])  # fmt: skip
 
 
 def run_script(command, cwd, environment, out, err):
@@ -105,9 +93,12 @@ class Checkout:
     def start(self, script, *options, cwd=None):
         return Child(self.outputs, self.command(script, *options)[1:], cwd or self.folder, self.environment)
 
-    def run(self, script, *options, cwd=None):
+    def run(self, script, *options, cwd=None, status=0):
+        """The finished process. It must end with that status; wrong words and files (2) give one line."""
         child = self.start(script, *options, cwd=cwd)
         out, err = child.communicate()
+        assert child.returncode == status, err
+        assert status != 2 or is_one_line(err), err
         return subprocess.CompletedProcess(options, child.returncode, out, err)
 
     def start_until(self, script, *options, rows, folder):

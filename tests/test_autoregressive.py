@@ -82,14 +82,6 @@ def test_the_edge_bins_of_the_mixture_reach_to_infinity():
     assert far < -100
 
 
-def test_bernoulli_is_what_it_says():
-    a = torch.tensor([[0.3], [-2.0]])
-    p = torch.sigmoid(a[:, 0])
-    torch.testing.assert_close(ar.Bernoulli.log_prob(a, torch.ones(2)).exp(), p)
-    torch.testing.assert_close(ar.Bernoulli.log_prob(a, torch.zeros(2)).exp(), 1 - p)
-    torch.testing.assert_close(ar.Bernoulli.cumulative(a)[:, 0], 1 - p)
-
-
 @pytest.mark.parametrize("likelihood", ar.LIKELIHOODS)
 @pytest.mark.parametrize("model", ar.NETS)
 def test_the_step_to_one_pixel_says_what_the_whole_pass_says(model, likelihood):
@@ -141,31 +133,20 @@ def test_a_gradient_reaches_every_parameter(model):
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in net.parameters())
 
 
-def words(name, *more):
-    return ["--quick", "--data", "glyphs-binary", "--name", name, "--hidden", "4", "--layers", "2", *more]
-
-
-def test_killed_and_resumed_it_ends_with_the_same_numbers(checkout):
-    runs = checkout.folder / "runs" / "quick" / "glyphs-binary"
-    done = checkout.run(SCRIPT, *words("whole"))
-    assert done.returncode == 0, done.stderr
-    checkout.kill_after(SCRIPT, *words("killed"), rows=2, folder="quick/glyphs-binary/killed")
-    done = checkout.run(SCRIPT, *words("killed", "--resume"))
-    assert done.returncode == 0, done.stderr
-    assert (runs / "killed" / "metrics.csv").read_bytes() == (runs / "whole" / "metrics.csv").read_bytes()
-    results = json.loads((runs / "whole" / "results.json").read_text())
+def test_a_run_makes_its_figures_and_draws(checkout):
+    words = ["--quick", "--data", "glyphs-binary", "--name", "whole", "--hidden", "4", "--layers", "1", "--epochs", "1"]
+    checkout.run(SCRIPT, *words)
+    folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "whole"
+    results = json.loads((folder / "results.json").read_text())
     assert results["script"] == SCRIPT
     assert -784 < results["final"]["test_log_likelihood"] < 0
     curve = results["curves"]["val_log_px"]
     assert curve[-1] > curve[0]
     for figure in ("likelihood.pdf", "samples.png", "completions.png", "receptive-field.png"):
-        assert (runs / "whole" / "figures" / figure).stat().st_size > 500
-    drawn = checkout.run(SCRIPT, "--sample", "4", "--weights", runs / "whole" / "model.pt")
-    assert drawn.returncode == 0, drawn.stderr
-    assert (runs / "whole" / "samples-4.png").stat().st_size > 200
-    wrong = checkout.run(SCRIPT, "--sample", "4", "--weights", runs / "whole" / "checkpoint.pt")
-    assert wrong.returncode == 2
-    assert is_one_line(wrong.stderr)
+        assert (folder / "figures" / figure).stat().st_size > 500
+    checkout.run(SCRIPT, "--sample", "4", "--weights", folder / "model.pt")
+    assert (folder / "samples-4.png").stat().st_size > 200
+    checkout.run(SCRIPT, "--sample", "4", "--weights", folder / "checkpoint.pt", status=2)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,27 @@ def test_each_part_of_a_step_is_timed_and_forward_is_the_rest(monkeypatch):
     assert spent == {"forward": 12, "backward": 0, "optimiser": 6, "data": 3}
 
 
+def test_the_ratio_says_how_many_times_as_fast_ours_is(monkeypatch, machine):
+    clock = [0.0]
+    for module in (bench, loops):
+        monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    data = loops.grey_images([])
+
+    def loop(seconds):
+        def epoch():
+            clock[0] += seconds
+
+        return loops.Loop(loops.TimedLoader(data), [], epoch, lambda n: epoch(), False)
+
+    monkeypatch.setattr(
+        bench, "one_epoch", lambda loop: (lambda start: (loop.epoch(), (clock[0] - start, {}, 1))[1])(clock[0])
+    )
+    monkeypatch.setitem(loops.MODELS, "made up", (lambda data: loop(2), lambda images: loop(5), lambda: data, 10))
+    result = bench.compare("made up", machine)
+    assert (result["ratio"], result["ratio_spread"]) == (2.5, 0)
+    assert (result["ours"]["images_per_second"], result["plain"]["images_per_second"]) == (5, 2)
+
+
 def test_growth_has_three_points_an_axis_and_a_figure(tmp_path, glyph_cache):
     result = bench.growth(1, images=(20, 40, 60), hidden=(4, 8, 16), couplings=(2, 4, 6), base=20)
     assert list(result) == ["images", "hidden width", "couplings"]

@@ -81,19 +81,44 @@ def test_only_training_images_are_shuffled_and_shifted(glyph_cache):
     assert torch.equal(next(iter(val))[0], val.images[:128].float())
 
 
-def test_shift_moves_by_at_most_one_pixel_in_all_directions():
+def test_a_share_of_the_images_is_shifted_by_at_most_one_pixel():
+    torch.manual_seed(0)
     image = torch.zeros(1, 28, 28, dtype=torch.uint8)
     image[0, 10, 15] = 200
-    moved = loading.shifted(image.view(1, 784).repeat(900, 1), 1).view(-1, 28, 28)
-    places = {tuple(map(int, torch.nonzero(m)[0])) for m in moved}
-    assert places == {(10 + r, 15 + c) for r in (-1, 0, 1) for c in (-1, 0, 1)}
-    assert (moved.flatten(1).long().sum(1) == 200).all()
+    for share in (0.0, 0.3, 1.0):
+        moved = loading.shifted(image.view(1, 784).repeat(4000, 1), 1, share).view(-1, 28, 28)
+        places = {tuple(map(int, torch.nonzero(m)[0])) for m in moved}
+        assert places == {(10 + r, 15 + c) for r in (-1, 0, 1) for c in (-1, 0, 1) if share or (r, c) == (0, 0)}
+        assert (moved.flatten(1).long().sum(1) == 200).all()
+        left = (moved[:, 10, 15] == 0).float().mean().item()
+        assert left == pytest.approx(share * 8 / 9, abs=0.03)  # one of the nine moves is none
+
+
+def test_mnist_is_split_in_order_and_binarised_with_its_labels(monkeypatch):
+    """Every image's first pixels and its label tell its number."""
+    number = torch.arange(60000)
+    images = torch.zeros(60000, 28, 28, dtype=torch.uint8)
+    images[:, 0, :16] = 255 * (number[:, None] // 2 ** torch.arange(16) % 2).to(torch.uint8)
+    whole = (images, (number % 251).to(torch.uint8)), (images[:10000], (number[:10000] % 241).to(torch.uint8))
+    monkeypatch.setattr(mnist_module, "find", lambda root: True)
+    monkeypatch.setattr(mnist_module, "read", lambda root: whole)
+    for name, white in (("mnist", 255), ("mnist-binarised", 1)):
+        _, splits, labels, _ = load(name)
+        for split, label, (start, stop, base) in zip(
+            splits, labels, ((0, 50000, 251), (50000, 60000, 251), (0, 10000, 241)), strict=True
+        ):
+            found = (split[:, :16].long() // white * 2 ** torch.arange(16)).sum(1)
+            assert torch.equal(found, number[start:stop])
+            assert torch.equal(label, found % base)
 
 
 def test_a_subset_is_spread_over_the_split(glyph_cache):
     _, _, test = bmnist_module.bmnist(data="glyphs-binary", download=False)
     assert torch.equal(test.subset(10).images[-1], test.images[-1])
     assert len(test.subset(10).dataset) == 10
+    means = test.as_means()  # for white = 255
+    assert torch.equal(means.images, test.images / 255)
+    assert torch.equal(next(iter(means)).flatten(1), test.images[:128] / 255)
 
 
 def test_splits_share_no_image(glyph_cache):

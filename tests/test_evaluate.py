@@ -6,30 +6,24 @@ import pytest
 import torch
 
 from common import files
-from conftest import is_one_line
 from datasets.files import UserError
 from study import evaluate, registry
 
 RUNS = {
     "vae-z2": ("a3_vae_template.py", "glyphs-binary", ["--zdim", "2", "--epochs", "1", "--hidden", "32"]),
     "gan": ("a3_gan_template.py", "glyphs", ["--n_epochs", "1", "--width", "1", "--d_width", "1"]),
-    "nf-multiscale": (
-        "a3_nf_template.py",
-        "glyphs",
-        ["--arch", "multiscale", "--epochs", "1", "--flows", "1", "--hidden", "8", "--batch_size", "256"],
-    ),
+    "nf-multiscale": ("a3_nf_template.py", "glyphs",
+                     ["--arch", "multiscale", "--epochs", "1", "--flows", "1", "--hidden", "8", "--batch_size", "256"]),
     "markov": ("beyond/autoregressive.py", "glyphs-binary", ["--model", "markov", "--epochs", "1", "--hidden", "8"]),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def judged(checkout):
     """Three of the five standard runs and one beyond them, tiny, then what evaluate.py says of them."""
     for run, (script, data, options) in RUNS.items():
-        trained = checkout.run(script, "--quick", "--data", data, "--name", run, *options)
-        assert trained.returncode == 0, trained.stderr
+        checkout.run(script, "--quick", "--data", data, "--name", run, *options)
     done = checkout.run("study/evaluate.py", "--quick", cwd="/")
-    assert done.returncode == 0, done.stderr
     return checkout.folder / "runs" / "quick", done
 
 
@@ -107,31 +101,13 @@ def test_some_runs_are_judged_alone_and_the_lines_of_others_stay(judged, checkou
     whole = dict(before)
     del whole["markov"]
     (folder / "comparison.json").write_text(json.dumps(whole))
-    done = checkout.run("study/evaluate.py", "--quick", "--only", "markov")
-    assert done.returncode == 0, done.stderr
+    checkout.run("study/evaluate.py", "--quick", "--only", "markov")
     after = json.loads((folder / "comparison.json").read_text())
     assert list(after) == list(before)
     assert after["gan"] == before["gan"]
     assert after["markov"]["quality"] == before["markov"]["quality"]
     assert pictures == {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
-    unknown = checkout.run("study/evaluate.py", "--quick", "--only", "lstm")
-    assert unknown.returncode == 2
-    assert is_one_line(unknown.stderr)
-
-
-def test_damaged_weights_end_in_one_line(judged, checkout):
-    path = judged[0] / "glyphs-binary" / "vae-z2" / "model.pt"
-    whole = path.read_bytes()
-    before = (judged[0] / "comparison" / "comparison.json").read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    try:
-        done = checkout.run("study/evaluate.py", "--quick")
-    finally:
-        path.write_bytes(whole)
-    assert done.returncode == 2
-    assert is_one_line(done.stderr)
-    assert "damaged" in done.stderr
-    assert (judged[0] / "comparison" / "comparison.json").read_bytes() == before
+    checkout.run("study/evaluate.py", "--quick", "--only", "lstm", status=2)
 
 
 @pytest.mark.parametrize("script", evaluate.MODELS)

@@ -108,14 +108,12 @@ def test_what_is_no_picture_is_refused_in_one_line(content, tmp_path):
 
 
 def test_a_run_learns_and_draws(checkout):
-    done = checkout.run(SCRIPT, "--quick", "--layers", "4", "--hidden", "16", "--target", "rings")
-    assert done.returncode == 0, done.stderr
+    checkout.run(SCRIPT, "--quick", "--layers", "4", "--hidden", "16", "--target", "rings")
     folder = checkout.folder / "runs" / "quick" / "rings" / "flow-rings"
     results = json.loads((folder / "results.json").read_text())
     assert results["curves"]["kl"][-1] < 0.75 * results["curves"]["kl"][0]
     assert results["final"]["integral"] == pytest.approx(1, abs=0.01)
-    drawn = checkout.run(SCRIPT, "--quick", "--target", "rings", "--sample", "500")
-    assert drawn.returncode == 0, drawn.stderr
+    checkout.run(SCRIPT, "--quick", "--target", "rings", "--sample", "500")
     assert (folder / "samples-500.png").stat().st_size > 500
     names = {path.name for path in (folder / "figures").iterdir()}
     assert names == {"one-dimension.pdf", "divergence.pdf", "densities.pdf", "journey.pdf"}

@@ -88,7 +88,9 @@ def finished_run(place, name, weights=1000, **changed):
 
 def made_up_comparison(data="mnist", **more):
     measures = ["frechet", "precision", "recall", "density", "coverage", "class_kl", "confident_share"]
-    metrics = {name + end: 0.25 for name in measures for end in ("", "_real")} | {"frechet_floor": 0.5}
+    metrics = {name + end: (i + 1) / 8 for i, name in enumerate(measures) for end in ("", "_real")} | {
+        "frechet_floor": 0.5
+    }
     common = {
         "quick": False, "parameters": 1234, "training_seconds": 9.0, "training_device": "cpu", "latent_dimensions": 7,
         "samples_per_second": 4000.0, "seconds_per_1000_samples": 0.25,
@@ -180,6 +182,9 @@ def test_results_figures_and_weights_are_replaced_together(place, capsys):
     assert macros.macros([published, folder / "analyses.json"]) == 2 * [
         r"\expandafter\def\csname val/gan-analyses/norm_ratio\endcsname{135}"
     ]
+    (folder / "analyses.json").unlink()
+    publish_all()
+    assert not published.exists()
 
 
 def test_weights_that_are_too_large_are_left_out_and_named(place, capsys):
@@ -271,7 +276,17 @@ def test_tables_name_other_data_and_have_three_layouts():
         assert len(tables.plain(*table).splitlines()) == len(rows) + 1
         assert tables.latex(*table).count(r"\\") == len(rows) + 1
     assert "$-$1.50, spread 2 & - & 3" in tables.latex(["a", "b", "c"], [["-1.50, spread 2", "-", "3"]])
+    # every number in its column
+    _, rows = tables.cost(comparison)
+    assert rows[1] == ["RealNVP", "1,234", "9", "0.250", "4,000"]
+    header, rows = tables.quality(comparison)
+    shown = dict(zip(header[2:], ["0.12", "0.25", "0.38", "0.50", "0.62", "0.750", "0.88"]))
+    assert dict(zip(header[2:], rows[1][2:])) == shown
+    assert rows[0][2:] == ["0.50", *rows[1][3:]]
+    assert header[2:] == ["Fréchet", "precision", "recall", "density", "coverage", "class KL", "confident"]
+    seeds = {"nf": {"val_bpd": {"values": [1, 2, 3], "mean": 1.69712, "spread": 0.01}}}
+    told = tables.family_rows(tables.families(comparison, seeds))[1]
+    assert "1.697, spread 0.010 bits per dimension (3 seeds)" in str(told)
     # images judged against the same data stand together, training images first
-    _, rows = tables.quality(comparison)
     assert [row[0] for row in rows] == ["training images", "VAE, D = 20, means", "RealNVP",
                                         "training images", "VAE, D = 20, draws"]  # fmt: skip

@@ -1,0 +1,239 @@
+"""Deliberate faults, one at a time, and whether the fast tests notice them: make test-mutants
+
+python tests/mutants.py [NAMES]    slow; works on a copy of the checkout in a temporary folder
+"""
+
+# ruff: noqa: E501, F401
+import contextlib
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib.pyplot
+import pytest
+import scipy.ndimage
+import scipy.stats
+import torch.utils.flop_counter
+import torchvision.datasets  # all imported once here, not once for each fault
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("code", "datasets", "report", "tests", "README.md", "Makefile", "pyproject.toml", "requirements.txt")
+LONGEST = 300  # seconds: a fault may make a test run for ever
+ENOUGH = 0.95
+# (file, test files that should notice): [(name, old text, new text)]
+GROUPS = {
+    ("code/a3_vae_template.py", "test_vae"): [
+        ("vae: sign of log sigma in the KL", "- 1 - 2 * std.log()).sum(1)", "- 1 + 2 * std.log()).sum(1)"),
+        ("vae: wrong sign of the KL's training gradient", "kl = path + (kl - path).", "kl = -path + (kl + path)."),
+        ("vae: path gradient lost", "= mean.detach(), std.detach()", "= mean, std"),
+        ("vae: one noise vector for all images", "torch.randn_like(mean)", "torch.randn_like(mean[:1])"),
+        ("vae: gradients never zeroed", "optimizer.zero_grad()", "pass"),
+        ("vae: schedule not stepped", "                schedule.step()", "                pass"),
+        ("vae: beta not trained with", "loss = (model.beta * kl - reconstruction)", "loss = (kl - reconstruction)"),
+        ("vae: beta weighs validation", "((self.beta if self.training else 1) * kl", "(self.beta * kl"),
+        ("vae: learns from validation images", "    model.eval()\n    val_elbo = epoch_iter", "    val_elbo = epoch_iter"),
+        ("vae: last batch counts as a whole one", "return float(elbo) / images", "return float(elbo) / (len(data) * len(x))"),
+        ("vae: last chunk of draws too large", "torch.randn(min(chunk, n_samples - start), *", "torch.randn(chunk, *"),
+        ("vae: importance weights without log sigma", "(0.5 * (eps**2 - z**2) + std.log())", "(0.5 * (eps**2 - z**2))"),
+        ("vae: mean of logarithms", "(log_sum - math.log(n_samples)).sum()", "(log_mean / n_samples).sum()"),
+        ("vae: active by the standard deviation", "(means.var(0) > 0.01)", "(means.std(0) > 0.01)"),
+    ],
+    ("code/a3_vae_template.py", "test_training"): [
+        ("vae: worst epoch kept", 'if val_elbo >= max(run.column("val_elbo"))', 'if val_elbo <= min(run.column("val_elbo"))'),
+        ("vae: epoch kept by training images", 'if val_elbo >= max(run.column("val_elbo"))',
+         'if train_elbo >= max(run.column("train_elbo"))'),
+        ("vae: last epoch judged", "    model.load_state_dict(best)\n", ""),
+        ("vae: validation images as test images", 'run.progress(test, "test")', 'run.progress(val, "test")'),
+        ("vae: share of shifted images stays", "train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))", "pass"),
+        ("vae: warm-up ends too late", "epoch / (args.warmup + 1)", "epoch / (args.warmup + 2)"),
+        ("vae: epochs not seeded", "        run.seed(epoch)\n", ""),
+        ("vae: test not seeded", "    run.seed(args.epochs + 1)\n", ""),
+    ],
+    ("code/a3_gan_template.py", "test_gan"): [
+        ("gan: G's gradients never zeroed", "        optimizer_G.zero_grad()\n", ""),
+        ("gan: detach missing", "jitter(fake.detach())", "jitter(fake)"),
+        ("gan: optimisers exchanged", "generator, optimizer_G, optimizer_D, after_step=", "generator, optimizer_D, optimizer_G, after_step="),
+        ("gan: D steps after G", "        optimizer_D.step()\n\n        discriminator.requires_grad_(False)",
+         "        later = optimizer_D.step\n        after_step = lambda step=after_step: (later(), step())\n"
+         "        discriminator.requires_grad_(False)"),
+        ("gan: G's step leaves gradients in D", "discriminator.requires_grad_(False)", "discriminator.requires_grad_(True)"),
+        ("gan: decay and its complement exchanged", "mean.lerp_(now, 1 - decay)", "mean.lerp_(now, decay)"),
+        ("gan: BatchNorm statistics of other weights", "torch.optim.swa_utils.update_bn(noise, average)", "pass"),
+        ("gan: straight path stops early", "t = torch.linspace(0, 1, n, device=a.device).unsqueeze(1)\n    return (1",
+         "t = torch.linspace(0, 0.9, n, device=a.device).unsqueeze(1)\n    return (1"),
+    ],
+    ("code/a3_gan_template.py", "test_training"): [
+        ("gan: worst epoch kept", "distance <= min(d for d in", "distance >= max(d for d in"),
+        ("gan: epoch chosen by training images", "classify(classifier, val.images / 255)",
+         "classify(classifier, train_data.images.cpu() / 255)"),
+        ("gan: judged by validation images", "real, as_many = test.images / 255,", "real, as_many = val.images / 255,"),
+        ("gan: weights of the moment kept", "for name, value in average.state_dict()", "for name, value in generator.state_dict()"),
+        ("gan: learning rate stays", "speed = min(1.0, 2 * (1 - (epoch - 1) / args.n_epochs))", "speed = 1.0"),
+        ("gan: steps forgotten on resuming", 'state.get("steps", 0)', "0"),
+    ],
+    ("code/a3_nf_template.py", "test_nf"): [
+        ("nf: sign of the log-determinant", "ldj = ldj + log_scale.sum(1)", "ldj = ldj - log_scale.sum(1)"),
+        ("nf: inverse shifts after scaling", "(changed - shift) * torch.exp(-log_scale)", "changed * torch.exp(-log_scale) - shift"),
+        ("nf: logit of z / 255", "(1 - self.alpha) * z / 256\n", "(1 - self.alpha) * z / 255\n"),
+        ("nf: constant of alpha missing", "logdet + d * (math.log(1 - self.alpha) - math.log(256))", "logdet - d * math.log(256)"),
+        ("nf: mask of rows", "(row + column) % 2 == 0", "row % 2 == 0"),
+        ("nf: prior without its constant", "-0.5 * (x**2 + math.log(2 * math.pi))", "-0.5 * x**2"),
+        ("nf: sign of the learned noise", "input + u, -log_q", "input + u, log_q"),
+        ("nf: clipped before backward", "loss.backward()\n            nn.utils.clip_grad_norm_(model.parameters(), 1.0)",
+         "nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n            loss.backward()"),
+        ("nf: nats for bits", "(dimensions * math.log(2))", "dimensions"),
+        ("nf: last batch counts as a whole one", "bits_per_dim(float(total) / images)", "bits_per_dim(float(total) / len(imgs) / len(data))"),
+        ("nf: mean of logarithms", "(log_px.logsumexp(0) - math.log(n_samples)).sum()", "log_px.mean(0).sum()"),
+        ("nf: interpolation never arrives", "torch.linspace(0, 1, 9, device", "torch.linspace(0, 0.9, 9, device"),
+    ],
+    ("code/a3_nf_template.py", "test_training"): [
+        ("nf: worst epoch kept", 'if val_bpd <= min(run.column("val_bpd"))', 'if val_bpd >= max(run.column("val_bpd"))'),
+        ("nf: eight draws of validation images", 'run.progress(test, "test, 8 samples")', 'run.progress(val, "test, 8 samples")'),
+        ("nf: bar passed by training images", 'run.history if row["val_bpd"] < BAR', 'run.history if row["train_bpd"] < BAR'),
+    ],
+    ("code/nets/multiscale.py", "test_nf"): [
+        ("multiscale: sign of actnorm", "torch.exp(-self.log_std), ldj - change", "torch.exp(-self.log_std), ldj + change"),
+        ("multiscale: actnorm measures every batch", "and not self.started", ""),
+        ("multiscale: half of the noise's density", "- F.logsigmoid(t) - F.logsigmoid(-t)", "- F.logsigmoid(t)"),
+    ],
+    ("code/common/run.py", "test_training"): [
+        ("run: all epochs seeded alike", "1_000_003 * seed + epoch", "1_000_003 * seed"),
+        ("run: optimiser not restored", "for name, part in parts.items():\n            load_weights",
+         "for name, part in parts.items():\n            if isinstance(part, torch.nn.Module): load_weights"),
+        ("run: other settings accepted", "if before.get(key) != now.get(key)", "if False"),
+        ("run: seconds of all epochs in each", "self.seconds - sum(self.epoch_seconds)", "self.seconds"),
+    ],
+    ("code/common/models.py", "test_run"): [
+        ("models: published weights first", '[*paths, PUBLISHED / f"{name}.pt"]', '[PUBLISHED / f"{name}.pt", *paths]'),
+        ("models: worst data first", "for data in data_names]", "for data in reversed(data_names)]"),
+    ],
+    ("datasets/files.py", "test_run"): [("files: checksum ignored", "if hashlib.sha256(data[:-32]).digest() != data[-32:]", "if not data")],
+    ("code/common/digest.py", "test_run"): [("digest: imports do not count", "waiting += filter(", "list(filter(")],
+    ("code/common/quality.py", "test_gan"): [
+        ("quality: neighbour k - 1", "kthvalue(k + 1)", "kthvalue(k)"),
+        ("quality: squared distances in balls", "distance = torch.cdist(real[part], fake)", "distance = torch.cdist(real[part], fake) ** 2"),
+        ("quality: density not divided by k", "in_real_balls.mean() / k", "in_real_balls.mean()"),
+        ("quality: biased covariance", "np.cov(a, rowvar=False)", "np.cov(a, rowvar=False, bias=True)"),
+        ("quality: floor from test images", "for images in (samples, train)", "for images in (samples, real)"),
+    ],
+    ("datasets/mnist.py", "test_data"): [
+        ("mnist: validation images from training", "images[50000:], test.flatten(1)", "images[:10000], test.flatten(1)"),
+        ("mnist: labels of other images", "labels[50000:].long()", "labels[:10000].long()"),
+    ],
+    ("datasets/bmnist.py", "test_data"): [("bmnist: binarised images lose their labels", "mnist.binarise(splits), labels, source", "mnist.binarise(splits), labels[::-1], source")],
+    ("datasets/loading.py", "test_data"): [
+        ("loading: test images shifted", "shift=shift if i == 0 else 0", "shift=shift"),
+        ("loading: share of shifted images ignored", ">= share] =", ">= 1] ="),
+        ("loading: a prefix for a subset", "torch.linspace(0, len(self.images) - 1, min(n, len(self.images))).long()", "torch.arange(min(n, len(self.images)))"),
+    ],
+    ("code/study/registry.py", "test_evaluate"): [("registry: glyphs before MNIST", "for data in entry.data:", "for data in entry.data[::-1]:")],
+    ("code/study/train.py", "test_study"): [("train: unfinished runs skipped", "        if read_results(folder):", "        if folder.exists():")],
+    ("code/study/seeds.py", "test_study"): [("seeds: other seeds taken", 'results["seed"] != seed or results["quick"]', 'results["quick"]')],
+    ("code/study/evaluate.py", "test_evaluate"): [
+        ("evaluate: training images as reference", "test.subset(n).images / white", "train.subset(n).images / white"),
+        ("evaluate: other samples than the run's", 'results["epochs"] + 1)', 'results["epochs"])'),
+    ],
+    ("code/study/tables.py", "test_publish"): [
+        ("tables: columns exchanged", '["frechet", "precision", "recall",', '["frechet", "recall", "precision",'),
+        ("tables: digits of bits per dimension", 'digits = 3 if "bits" in unit else 2', "digits = 2"),
+        ("tables: cost of another column", 'number(entry["training_seconds"], 0)', 'number(entry["seconds_per_1000_samples"], 0)'),
+    ],
+    ("code/study/publish.py", "test_publish"): [
+        ("publish: quick runs accepted", 'if result["quick"] or result["data"] != entry.data[0]', 'if result["data"] != entry.data[0]'),
+        ("publish: full weights", "x.half() if x.is_floating_point() else x", "x"),
+        ("publish: old analyses stay", 'for old in ("analyses", "extra")', 'for old in ("extra",)'),
+        ("publish: two digits of bits per dimension", 'return 3 if "bpd" in key else 2', "return 2"),
+    ],
+    ("code/study/bench.py", "test_bench"): [("bench: ratio inverted", "theirs[0] / mine[0]", "mine[0] / theirs[0]")],
+    ("code/study/latent.py", "test_analyses"): [("latent: weights of q without log sigma", "(0.5 * (eps**2 - z**2) + std.log()).sum(1)", "(0.5 * (eps**2 - z**2)).sum(1)")],
+    ("code/beyond/autoregressive.py", "test_autoregressive"): [
+        ("autoregressive: Markov sees its pixel", "[padded[:, :-2], padded[:, 1:-1]]", "[padded[:, 1:-1], padded[:, 2:]]"),
+        ("autoregressive: first row of taps off by one", "F.pad(image, (self.LEFT, 0))[:, :, :, :-1]", "F.pad(image, (self.LEFT - 1, 0))"),
+        ("autoregressive: cached tap off by one", "take(before, d - dilation, h)", "take(before, d - dilation - 1, h)"),
+        ("autoregressive: pixel one too dark", "(self.likelihood.cumulative(a) <= uniforms", "(1 - self.likelihood.cumulative(a) <= uniforms"),
+    ],
+    ("code/beyond/autoregressive.py", "test_training"): [
+        ("autoregressive: most bits kept", 'else -row["val_bpd"]', 'else row["val_bpd"]'),
+        ("autoregressive: validation images as test images", 'run.progress(test, "test")', 'run.progress(val, "test")'),
+    ],
+    ("code/beyond/vae_family.py", "test_vae_family"): [
+        ("family: path gradient behind a flow lost", "along(z, start, log_q - ldj) if self.training else", ""),
+        ("family: free bits clamped from above", "each.mean(0).clamp_min(self.free_bits)", "each.mean(0).clamp_max(self.free_bits)"),
+        ("family: importance weights count once", "z.register_hook(lambda gradient: share.unsqueeze(-1) * gradient)", "pass"),
+        ("family: mean of logarithms", "(log_w.logsumexp(0) - math.log(n_samples)).sum()", "log_w.mean(0).sum()"),
+    ],
+    ("code/beyond/vae_family.py", "test_training"): [("family: worst epoch kept", 'if val_elbo >= max(run.column("val_elbo"))', 'if val_elbo <= min(run.column("val_elbo"))')],
+    ("code/beyond/flow_2d.py", "test_flow_2d"): [
+        ("flow_2d: divergence the other way round", "(log_p[inside] - log_q)", "(log_q - log_p[inside])"),
+        ("flow_2d: radius not in the density", "- torch.log(2 * math.pi * r[:, 0])", "- math.log(2 * math.pi)"),
+    ],
+    ("report/macros.py", "test_report"): [("report: sign of the gap", 'final["test_log_likelihood"] - final["test_elbo"]', 'final["test_elbo"] - final["test_log_likelihood"]')],
+}  # fmt: skip
+FAULTS = [(name, file, old, new, tests.split()) for (file, tests), group in GROUPS.items() for name, old, new in group]
+
+
+def run_tests(folder, tests, log):
+    """In a process of its own, with the modules above imported already."""
+    os.setpgrp()
+    os.chdir(folder)
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    sys.path[:] = [path for path in sys.path if not path.startswith(str(ROOT))]
+    sys.dont_write_bytecode = True
+    os._exit(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"tests/{t}.py" for t in tests)]))
+
+
+def passed(folder, tests, log, longest=LONGEST):
+    """Whether the tests pass there; one that hangs does not."""
+    process = multiprocessing.get_context("fork").Process(target=run_tests, args=(str(folder), tests, str(log)))
+    process.start()
+    process.join(longest)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode == 0
+
+
+def copy_of_the_checkout(folder):
+    for part in PARTS:
+        target = folder / part
+        if (ROOT / part).is_dir():
+            shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__", "build"))
+        else:
+            shutil.copyfile(ROOT / part, target)
+
+
+def main(words):
+    chosen = [fault for fault in FAULTS if not words or any(word in fault[0] for word in words)]
+    broken = [name for name, file, old, *_ in chosen if (ROOT / file).read_text().count(old) != 1]
+    if broken:
+        print("the old text is not found exactly once:", "; ".join(broken))
+        return 1
+    torch.set_num_threads(1)
+    caught = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
+        folder = Path(temporary)
+        copy_of_the_checkout(folder)
+        if not passed(
+            folder, sorted({test for *_, tests in chosen for test in tests}), folder / "log.txt", 10 * LONGEST
+        ):
+            print("these tests fail without any fault:", (folder / "log.txt").read_text()[-2000:])
+            return 1
+        for name, file, old, new, tests in chosen:
+            original, start = (folder / file).read_text(), time.monotonic()
+            (folder / file).write_text(original.replace(old, new))
+            noticed = not passed(folder, tests, folder / "log.txt")
+            (folder / file).write_text(original)
+            caught += noticed
+            print(f"{'caught' if noticed else 'MISSED'}  {time.monotonic() - start:5.1f} s  {name}", flush=True)
+    print(f"{caught} of {len(chosen)} caught")
+    return caught < ENOUGH * len(chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,290 @@
+"""The scripts' main functions on tiny data, in this process: which epoch is kept, what is measured on which images,
+resuming, schedules. Training is real; validation metrics are replaced where a test needs a certain best epoch."""
+
+import functools
+import json
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+import torch
+
+import a3_gan_template as gan
+import a3_nf_template as nf
+import a3_vae_template as vae
+from beyond import autoregressive as ar
+from beyond import vae_family as family
+from common import quality, run
+from datasets import loading
+from datasets.files import UserError
+from study import analyses
+
+SIZES = (40, 30, 20)
+SAVE_FIGURES = family.save_figures
+CHOSEN = 2  # the epoch that the made-up validation metrics prefer
+
+
+@dataclass
+class Case:
+    module: ModuleType
+    words: str
+    metric: str  # of validation images
+    curve: tuple  # made up for epochs 1, 2, 3; the first number of a pair is that of training images
+    unit: float = 1.0  # what run_epoch returns in the metric's unit
+
+    def __call__(self, *more):
+        words = f"--quick --name tiny --batch_size 8 {self.words}".split()
+        self.module.main(self.module.parse_args([*words, *more]))
+
+
+ELBOS, BITS = ((-9, -100), (-7, -50), (-1, -200)), ((1.8, 1.9), (1.7, 1.5), (1.1, 3.0))
+NATS = ((-9.0, -100.0), (-7.0, -50.0), (-1.0, -200.0))
+CASES = {
+    "vae": Case(vae, "--epochs 3 --hidden 8 --zdim 2 --eval_samples 7", "val_elbo", ELBOS),
+    "gan": Case(gan, "--n_epochs 3 --width 1 --d_width 1 --latent_dim 5", "frechet_val", (5.0, 3.0, 7.0)),
+    "nf": Case(nf, "--epochs 3 --hidden 8 --flows 1", "val_bpd", BITS),
+    "multiscale": Case(nf, "--epochs 2 --hidden 4 --flows 1 --arch multiscale --shift 1", "val_bpd", BITS),
+    "autoregressive": Case(ar, "--epochs 3 --model markov --hidden 4", "val_log_px", NATS),
+    "8-bit": Case(
+        ar, "--epochs 3 --model markov --hidden 4 --likelihood logistic-mixture", "val_bpd", NATS, nf.bits_per_dim(1)
+    ),
+    "family": Case(family, "--epochs 2 --hidden 8 --zdim 2 --prior coupling --eval_samples 7", "val_elbo", ELBOS),
+}
+cases = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+
+
+class Judge(torch.nn.Module):
+    """A small classifier of 16 features."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(784, 16), torch.nn.Linear(16, 10)
+
+    def forward(self, images):
+        features = self.first(images).relu()
+        return self.last(features), features
+
+
+@pytest.fixture
+def data(monkeypatch, tmp_path):
+    """Tiny splits in place of the real ones, runs in a temporary folder, no figures."""
+    numbers = torch.Generator().manual_seed(0)
+    grey = [(256 * torch.rand(n, 784, generator=numbers) ** 3).to(torch.uint8) for n in SIZES]
+
+    def find(name, sources, *_):
+        name = list(sources)[-1]
+        splits = [(part > 127).to(torch.uint8) for part in grey] if "binary" in name else grey
+        return loading.Data(name, splits, [torch.arange(len(part)) % 10 for part in grey], "made up", name)
+
+    monkeypatch.setattr(loading, "find", find)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "git_commit", lambda: None)
+    monkeypatch.setattr(gan, "EVALUATE_EVERY", 1)
+    monkeypatch.setattr(ar, "seconds_per_sample_pixel", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(ar.Model, "sample", lambda self, uniforms: uniforms)
+    torch.manual_seed(5)
+    classifier = Judge()
+    monkeypatch.setattr(quality, "load_classifier", lambda *_: classifier)
+    for module in (vae, gan, nf, ar, family):
+        monkeypatch.setattr(module, "save_figures", lambda *_: None)
+    monkeypatch.setattr(gan, "save_interpolations", lambda *_: None)
+    yield {"grey": grey, "binary": [(part > 127).float() for part in grey], "classifier": classifier}
+    release()
+
+
+def release():
+    if run.current:
+        run.current.lock.release()
+    run.current = None
+
+
+def finished(case):
+    folder = run.current.folder
+    results = json.loads((folder / "results.json").read_text())
+    return results, case.module.load(folder / "model.pt")
+
+
+def weights(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def watch_epochs(case, monkeypatch):
+    """The made-up curve in place of the measured one. What there was after each epoch: weights, learning rate, share
+    of shifted images, KL weight."""
+    seen, owner = [], vae if case.module is family else case.module
+    original = owner.run_epoch
+
+    def run_epoch(model, data, optimizer, schedule):
+        (train, _), start = data, len(seen)
+        loader = train.gi_frame.f_locals["loader"]  # train_progress is a generator over it
+        original(model, data, optimizer, schedule)
+        seen.append((weights(model), optimizer.param_groups[0]["lr"], loader.share, getattr(model, "beta", None)))
+        return case.curve[start]
+
+    monkeypatch.setattr(owner, "run_epoch", run_epoch)
+    return seen
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "gan"])
+def test_the_best_validation_epoch_is_kept_and_judged_once_on_test_images(name, data, monkeypatch):
+    case = CASES[name]
+    seen = watch_epochs(case, monkeypatch)
+    case()
+    results, model = finished(case)
+    final, args = results["final"], run.current.args
+    assert results["curves"][case.metric][1:] == [case.unit * value for _, value in case.curve[: args.epochs]]
+    assert final["best_epoch"] == CHOSEN
+    assert same(seen[CHOSEN - 1][0], weights(model))
+    known = final["val_log_likelihood" if name == "autoregressive" else case.metric]
+    assert known == case.unit * case.curve[CHOSEN - 1][1]
+    # the rest of `final` is that of the kept weights, on test images, with the seed behind the last epoch
+    grey, binary = data["grey"][2].float(), data["binary"][2]
+    run.seed_epoch(args.seed, args.epochs + 1)
+    with torch.no_grad():
+        if case.module is nf:
+            batches = [(part, None) for part in grey.split(8)]
+            assert final["test_bpd"] == nf.epoch_iter(model, batches, None)
+            assert final["test_bpd_8"] == nf.averaged_bpd(model, batches, 8)
+        elif name == "8-bit":
+            assert final["test_bpd"] == pytest.approx(nf.bits_per_dim(model(grey).mean().item()))
+        elif name == "autoregressive":
+            assert final["test_log_likelihood"] == pytest.approx(model(binary).mean().item())
+        else:
+            found = case.module.log_likelihood(model, binary.split(8), 7)
+            assert (final["test_elbo"], final["test_log_likelihood"]) == found
+
+
+def test_the_best_gan_is_kept_and_judged_once_on_test_images(data, monkeypatch):
+    case, averages, rates, features = CASES["gan"], [], [], []
+    made_up, frechet, update, train = [1.0, 9.0, *case.curve], quality.frechet, gan.update_batchnorm, gan.train
+
+    def judge(a, b):
+        features.append((a, b))
+        return made_up[len(features) - 1] if len(features) <= len(made_up) else frechet(a, b)
+
+    def watched(average):
+        averages.append(weights(update(average)))
+        return average
+
+    def timed(batches, discriminator, generator, optimizer_G, optimizer_D, after_step):
+        rates.append([optimizer.param_groups[0]["lr"] for optimizer in (optimizer_G, optimizer_D)])
+        return train(batches, discriminator, generator, optimizer_G, optimizer_D, after_step)
+
+    for module, name, function in (
+        (quality, "frechet", judge),
+        (gan, "update_batchnorm", watched),
+        (gan, "train", timed),
+    ):
+        monkeypatch.setattr(module, name, function)
+    case("--lr", "0.006", "--d_lr", "0.003")
+    results, model = finished(case)
+    final = results["final"]
+    assert (final["best_epoch"], final["frechet_val"], final["frechet_floor_val"]) == (CHOSEN, 3.0, 1.0)
+    assert results["curves"]["frechet_val"] == [9.0, *case.curve]
+    assert same(averages[CHOSEN], weights(model))
+    assert rates == [[0.006, 0.003], [0.006, 0.003], [pytest.approx(0.004), pytest.approx(0.002)]]
+    of = [quality.classify(data["classifier"], split / 255)[0] for split in data["grey"]]
+    assert torch.equal(features[0][0], of[0])
+    assert all(torch.equal(against, of[1]) for _, against in features[:5])
+    run.seed_epoch(run.current.args.seed, 4)
+    samples = gan.images_of(model, torch.randn(1000, 5))
+    train_images, _, test_images = (split / 255 for split in data["grey"])
+    expected = quality.evaluate_samples(data["classifier"], samples, test_images, train_images)
+    assert {key: final[key] for key in expected} == expected
+
+
+@cases
+def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, data, monkeypatch):
+    case("--fresh")
+    whole = end_of(case)
+    save = run.Run.save
+
+    def save_and_stop(self, *words, **state):
+        save(self, *words, **state)
+        if len(self.history) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Run, "save", save_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            case("--fresh")
+    checkpoint, good = run.current.checkpoint, run.current.checkpoint.read_bytes()
+    release()
+    other = ["--seed", "7"]
+    if case.module is nf:
+        other = ["--arch", "template" if "multiscale" in case.words else "multiscale"]
+    with pytest.raises(UserError, match=f"was made with {other[0].strip('-')} = "):
+        case("--resume", *other)
+    release()
+    checkpoint.write_bytes(good[:-100] + bytes([good[-100] ^ 4]) + good[-99:])
+    with pytest.raises(UserError, match=r"checkpoint\.pt is damaged"):
+        case("--resume")
+    release()
+    checkpoint.write_bytes(good)
+    case("--resume")
+    resumed = end_of(case)
+    assert same(whole.pop("weights"), resumed.pop("weights"))
+    assert whole == resumed
+
+
+def end_of(case):
+    """What a run ends with, apart from times."""
+    results, model = finished(case)
+    checkpoint = torch.load(run.current.checkpoint, weights_only=True)
+    assert results["seconds"] == pytest.approx(sum(checkpoint["epoch_seconds"]), abs=0.01)
+    final = {key: value for key, value in results["final"].items() if not key.startswith("seconds")}
+    table = (run.current.folder / "metrics.csv").read_text()
+    release()
+    return {"weights": weights(model), "final": final, "curves": results["curves"], "table": table}
+
+
+@pytest.mark.parametrize("name", ["vae", "nf", "family"])
+def test_shifts_and_learning_rate_fall_to_0_and_the_kl_weight_rises_to_beta(name, data, monkeypatch):
+    case, seen = CASES[name], watch_epochs(CASES[name], monkeypatch)
+    case(*(["--beta", "3", "--warmup", "1"] if name != "nf" else []))
+    epochs = run.current.args.epochs
+    _, rates, shares, betas = zip(*seen)
+    assert shares == tuple(max(0, 1 - epoch / (0.9 * epochs)) for epoch in range(epochs))
+    assert rates[-1] < 1e-5 < rates[0]
+    assert betas == ((None,) * epochs if name == "nf" else (1.5, 3.0, 3.0)[:epochs])
+
+
+@pytest.mark.parametrize("options", ["--decoder gaussian", "--decoder pixelcnn --free_bits 0.1"])
+def test_a_variant_of_the_vae_makes_its_figures_and_is_analysed(options, data, monkeypatch):
+    monkeypatch.setattr(family, "save_figures", SAVE_FIGURES)
+    monkeypatch.setattr(family, "PixelDecoder", functools.partial(family.PixelDecoder, n_hidden=2, layers=1))
+    data["grey"][1] = data["grey"][1].repeat(17, 1)[:500]
+    case = Case(family, "--epochs 1 --hidden 32 --zdim 4 --eval_images 10 --eval_samples 5", "val_elbo", ELBOS)
+    case(*options.split())
+    results, _ = finished(case)
+    assert results["final"]["eval_images"] == 10
+    analyses.analyse(run.current.folder)
+    numbers = json.loads((run.current.folder / "analyses.json").read_text())
+    assert ("log_px_with_its_own" in numbers) == ("pixelcnn" in options)
+    assert ("slant_more" in numbers) == ("pixelcnn" not in options)
+    names = {path.name for path in (run.current.folder / "figures").iterdir()}
+    assert {"elbo.pdf", "terms.pdf", "samples.png", "aggregate.pdf", "interpolation.png", "norms.pdf"} < names
+
+
+def test_every_epoch_and_every_seed_have_random_numbers_of_their_own():
+    drawn = set()
+    for seed in (1, 2):
+        for epoch in range(4):
+            run.seed_epoch(seed, epoch)
+            drawn.add(torch.rand(1).item())
+    assert len(drawn) == 8
+
+
+def test_the_epoch_that_passes_the_bar_is_one_of_validation_images(data, monkeypatch):
+    case = CASES["nf"]
+    watch_epochs(case, monkeypatch)
+    case()
+    results, _ = finished(case)
+    spent = run.current.epoch_seconds
+    assert results["final"]["first_epoch_below_1_85"] == 2
+    assert results["final"]["seconds_to_1_85"] == pytest.approx(sum(spent[:3]))
+    assert spent[2] > 0
