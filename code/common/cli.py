@@ -76,7 +76,8 @@ def run_options(parser, data_names=()):
     parser.set_defaults(data_root=None)
     if data_names:
         group, choices = parser.add_argument_group("data"), ["auto", *data_names]
-        group.add_argument("--data", default="auto", choices=choices, help="dataset; auto: the first one available")
+        text = f"dataset: {', '.join(choices)}; auto: the first one available"
+        group.add_argument("--data", default="auto", choices=choices, metavar="NAME", help=text)
         group.add_argument("--data_root", metavar="FOLDER", help="folder with the data files (or set A3_DATA)")
     group = parser.add_argument_group("run")
     group.add_argument("--name", help="name of the run's folder (default: depends on the model)")
