@@ -19,13 +19,12 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-from torch.optim.lr_scheduler import OneCycleLR
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
 from common import cli, figures, models
 from common.devices import at_least_float32, autocast, in_double
 from common.figures import stage_name
-from common.run import Run, require_finite
+from common.run import Run, one_cycle, require_finite
 from datasets.mnist import GREY, mnist
 from nets import multiscale
 
@@ -292,8 +291,7 @@ def main(args):
              "mix": args.mix, "dequantize": args.dequantize}  # fmt: skip
     model = Model([784], **sizes).to(run.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
-    steps = args.epochs * len(train) + 1
-    schedule = OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    schedule = one_cycle(optimizer, args.lr, args.epochs * len(train))
     codes = sample_prior((25, 784)).to(run.device)  # the same for the samples of every epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)

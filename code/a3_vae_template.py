@@ -20,13 +20,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from scipy.stats import norm
-from torch.optim.lr_scheduler import OneCycleLR
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
 from common import cli, figures, models
 from common.devices import at_least_float32, autocast, in_double
 from common.figures import stage_name
-from common.run import Run, require_finite
+from common.run import Run, one_cycle, require_finite
 from datasets.bmnist import BINARY, bmnist
 
 SOFTPLUS_INVERSE_OF_1 = math.log(math.e - 1)
@@ -254,8 +253,7 @@ def main(args):
     sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim}
     model = VAE(**sizes).to(run.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.02, fused=True)
-    steps = args.epochs * len(train) + 1
-    schedule = OneCycleLR(optimizer, args.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    schedule = one_cycle(optimizer, args.lr, args.epochs * len(train))
     codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # the same noise for the samples of every epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)

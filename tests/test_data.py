@@ -99,9 +99,9 @@ def test_mnist_is_split_in_order_and_binarised_with_its_labels(monkeypatch):
     number = torch.arange(60000)
     images = torch.zeros(60000, 28, 28, dtype=torch.uint8)
     images[:, 0, :16] = 255 * (number[:, None] // 2 ** torch.arange(16) % 2).to(torch.uint8)
-    whole = (images, (number % 251).to(torch.uint8)), (images[:10000], (number[:10000] % 241).to(torch.uint8))
-    monkeypatch.setattr(mnist_module, "find", lambda root: True)
-    monkeypatch.setattr(mnist_module, "read", lambda root: whole)
+    whole = [images.flatten(1), number % 251, images[:10000].flatten(1), number[:10000] % 241]
+    monkeypatch.setattr(mnist_module, "has_files", lambda root, name: True)
+    monkeypatch.setattr(mnist_module, "read", lambda root, name: whole)
     for name, white in (("mnist", 255), ("mnist-binarised", 1)):
         _, splits, labels, _ = load(name)
         for split, label, (start, stop, base) in zip(

@@ -86,7 +86,7 @@ def test_likelihoods_are_the_runs_own_and_name_their_kind(judged):
 
 def test_tables_and_figures_name_the_data(judged):
     folder, done = judged
-    for part in ("glyph digits (not MNIST)", "Glyph digits are not MNIST", "Quick runs"):
+    for part in ("glyph digits (not MNIST)", "Glyph digits are not MNIST", "quick runs with small settings"):
         assert part in done.stdout
         assert part in (folder / "comparison" / "table.md").read_text()
         assert part in (folder / "comparison" / "table.tex").read_text()

@@ -71,8 +71,8 @@ def data(monkeypatch, tmp_path):
     numbers = torch.Generator().manual_seed(0)
     grey = [(256 * torch.rand(n, 784, generator=numbers) ** 3).to(torch.uint8) for n in SIZES]
 
-    def find(name, sources, *_):
-        name = list(sources)[-1]
+    def find(name, names, *_):
+        name = "glyphs-binary" if "glyphs-binary" in names else "glyphs"
         splits = [(part > 127).to(torch.uint8) for part in grey] if "binary" in name else grey
         return loading.Data(name, splits, [torch.arange(len(part)) % 10 for part in grey], "made up", name)
 
@@ -242,7 +242,7 @@ def end_of(case):
     return {"weights": weights(model), "final": final, "curves": results["curves"], "table": table}
 
 
-@pytest.mark.parametrize("name", ["vae", "nf", "family"])
+@pytest.mark.parametrize("name", ["nf", "family"])
 def test_shifts_and_learning_rate_fall_to_0_and_the_kl_weight_rises_to_beta(name, data, monkeypatch):
     case, seen = CASES[name], watch_epochs(CASES[name], monkeypatch)
     case(*(["--beta", "3", "--warmup", "1"] if name != "nf" else []))

@@ -28,7 +28,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from a3_nf_template import bits_per_dim, stage_name
 from common import cli, figures, models
 from common.devices import at_least_float32, autocast, in_double
-from common.run import Run, require_finite
+from common.run import Run, one_cycle, require_finite
 from datasets.bmnist import BINARY, bmnist
 from datasets.mnist import GREY, mnist
 
@@ -324,6 +324,13 @@ def epoch_iter(model, data, optimizer, schedule=None):
     return float(total) / images
 
 
+def run_epoch(model, data, optimizer, schedule=None):
+    """One epoch of training and one of validation. Returns the two averages of log p(x)."""
+    traindata, valdata = data
+    train_log_px = epoch_iter(model.train(), traindata, optimizer, schedule)
+    return train_log_px, epoch_iter(model.eval(), valdata, optimizer)
+
+
 def receptive_field(model, x, d):
     """[784]: |gradient| of pixel d's expected value with respect to each pixel, averaged over images."""
     total = torch.zeros_like(x[0])
@@ -407,9 +414,7 @@ def main(args):
     sizes = {"model": args.model, "likelihood": args.likelihood, "n_hidden": args.hidden, "layers": args.layers}
     model = Model(**sizes).to(run.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=1e-4, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=args.epochs * len(train) + 1, pct_start=0.1, cycle_momentum=False
-    )
+    schedule = one_cycle(optimizer, args.lr, args.epochs * len(train))
     uniforms = torch.rand(25, PIXELS).to(run.device)  # fixed, so that samples of different epochs are comparable
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
@@ -420,11 +425,11 @@ def main(args):
     for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
         if epoch == 0:
-            train_log_px = epoch_iter(model.eval(), train.subset(5000), None)
+            model.eval()
+            values = epoch_iter(model, train.subset(5000), None), epoch_iter(model, val, None)
         else:
-            train_log_px = epoch_iter(model.train(), run.train_progress(train), optimizer, schedule)
-        val_log_px = epoch_iter(model.eval(), val, None)
-        run.record(epoch, **{f"train_{metric}": convert(train_log_px), f"val_{metric}": convert(val_log_px)})
+            values = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
+        run.record(epoch, **{f"train_{metric}": convert(values[0]), f"val_{metric}": convert(values[1])})
         if score(run.history[-1]) >= max(map(score, run.history)):
             best = {name: value.clone() for name, value in model.state_dict().items()}
         if epoch in (0, args.epochs // 2, args.epochs):

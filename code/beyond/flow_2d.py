@@ -21,7 +21,7 @@ from PIL import Image
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from a3_nf_template import Coupling, log_prior
 from common import cli, figures, models
-from common.run import Run, require_finite
+from common.run import Run, one_cycle, require_finite
 from datasets.files import UserError, show
 
 STEPS = 250  # training steps per epoch
@@ -298,9 +298,7 @@ def main(args):
     sizes = {"layers": args.layers, "n_hidden": args.hidden}
     model = Flow(**sizes).to(run.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, args.lr, total_steps=args.epochs * STEPS + 1, pct_start=0.1, cycle_momentum=False
-    )
+    schedule = one_cycle(optimizer, args.lr, args.epochs * STEPS)
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     run.load(parts)
     for epoch in range(len(run.history), args.epochs + 1):

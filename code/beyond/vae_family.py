@@ -42,7 +42,7 @@ from a3_nf_template import Coupling, log_prior
 from beyond.autoregressive import PixelCNN
 from common import cli, figures, models
 from common.devices import at_least_float32, in_double
-from common.run import Run
+from common.run import Run, one_cycle
 from datasets.bmnist import BINARY, bmnist
 from datasets.mnist import GREY, mnist
 
@@ -436,10 +436,7 @@ def main(args):
     rates = {k: args.lr / k for k in (1, 3, 10)}
     groups = [{"params": [w for name, w in model.named_parameters() if slower(name) == k]} for k in rates]
     optimizer = torch.optim.AdamW(groups, args.lr, weight_decay=0.02, fused=True)
-    steps = args.epochs * len(train) + 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, list(rates.values()), total_steps=steps, pct_start=0.1, cycle_momentum=False
-    )
+    schedule = one_cycle(optimizer, list(rates.values()), args.epochs * len(train))
     if not model.plain:
         optimizer.register_step_pre_hook(clip_gradients)
     codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # fixed, so that epochs are comparable

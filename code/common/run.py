@@ -50,6 +50,14 @@ def seed_epoch(seed, epoch):
     torch.manual_seed(1_000_003 * seed + epoch)
 
 
+def one_cycle(optimizer, lr, steps):
+    """The learning rate rises to `lr` in the first tenth of the steps and then falls to nearly 0 (Smith 2018)."""
+    steps += 1 + (steps == 9)  # torch divides by zero for 10 steps of which a tenth is the first phase
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, total_steps=steps, pct_start=0.1, cycle_momentum=False
+    )  # fmt: skip
+
+
 def require_finite(losses, limit=float("inf")):
     """Stop if a loss of this epoch is too large, infinite or NaN. A check in each step would slow down a GPU."""
     losses = torch.stack(losses) if losses else torch.zeros(0)
