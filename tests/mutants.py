@@ -139,7 +139,7 @@ GROUPS = {
     ],
     ("code/study/tables.py", "test_publish"): [
         ("tables: columns exchanged", '["frechet", "precision", "recall",', '["frechet", "recall", "precision",'),
-        ("tables: digits of bits per dimension", 'digits = 3 if "bits" in unit else 2', "digits = 2"),
+        ("tables: digits of bits per dimension", '3 if "bits" in seeds["unit"] else 2', "2"),
         ("tables: cost of another column", 'number(entry["training_seconds"], 0)', 'number(entry["seconds_per_1000_samples"], 0)'),
     ],
     ("code/study/publish.py", "test_publish"): [
