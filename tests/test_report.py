@@ -16,7 +16,26 @@ import torch
 import macros
 from conftest import ROOT
 from datasets.files import UserError
-from study import submission
+from study import registry, submission
+
+
+def test_a_users_report_has_the_users_numbers_alone_and_tells_not_run_from_not_reached(tmp_path, monkeypatch):
+    for module in (macros, registry):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    folder = tmp_path / "runs" / "glyphs" / "nf"
+    (folder / "figures").mkdir(parents=True)
+    final = {"val_bpd": 2.5, "first_epoch_below_1_85": None}
+    result = {"run": "nf", "data": "glyphs", "final": final, "settings": {}, "seconds": 1, "seed": 42, "quick": False}
+    (folder / "results.json").write_text(json.dumps(result))
+    (tmp_path / "report").mkdir()
+    monkeypatch.setattr(macros, "compile_own", lambda build: None)
+    macros.main(macros.parse_args(["--user"]))
+    lines = (tmp_path / "runs" / "report-build" / "macros.tex").read_text()
+    assert r"val/nf/val_bpd\endcsname{2.50}" in lines
+    assert r"val/nf/first_epoch_below_1_85\endcsname{not reached}" in lines  # the run missed the bar
+    assert r"\def\missing{not run}" in lines  # what the report writes for every other number
+    assert {name for name in re.findall(r"val/([\w-]+)/", lines)} == {"nf", "formula"}
+    assert "glyph digits" in re.search(r"\\def\\banner\{(.*)\}", lines)[1]
 
 
 def test_numbers_become_macros(tmp_path):

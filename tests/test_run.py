@@ -324,6 +324,19 @@ def test_ones_own_model_on_the_best_data_comes_before_the_published_one(tmp_path
         models.find_model("gan", ["mnist", "glyphs"])
 
 
+@pytest.mark.parametrize("steps", [1, 8, 9, 10, 30])
+def test_the_learning_rate_rises_to_its_peak_and_falls_for_any_number_of_steps(steps):
+    """For 9 steps torch's own schedule divides by zero."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+    schedule, rates = run.one_cycle(optimizer, 0.5, steps), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert all(0 < rate <= 0.5 for rate in rates)
+    assert optimizer.param_groups[0]["lr"] < rates[-1] or steps == 1
+
+
 def test_device_is_chosen_with_a_reason():
     device, why = choose_device("cpu")
     assert device.type == "cpu"
