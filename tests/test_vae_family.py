@@ -253,15 +253,15 @@ def test_the_gaussian_decoders_bound_meets_a_linear_model_in_closed_form(varianc
 def test_a_pixelcnn_decoder_sees_z_and_no_pixel_to_come():
     model = member(decoder="pixelcnn")
     x, z = images(2).requires_grad_(), torch.randn(2, 5).double().requires_grad_()
-    logits = model.pixels.see(model.decoder.logits(z))(2 * x - 1)[:, 400, 0].sum()
+    logits = model.pixels.condition_on(model.decoder.logits(z))(2 * x - 1)[:, 400, 0].sum()
     by_x, by_z = torch.autograd.grad(logits, [x, z])
     assert not by_x[:, 400:].any()
     assert by_x[:, 399].all()
     assert by_z.all()
     uniforms = torch.rand(2, 784).double()
-    drawn, logits = model.feed_back(z.detach(), uniforms)
+    drawn, logits = model.sample_pixels(z.detach(), uniforms)
     with torch.no_grad():
-        at_once = model.pixels.see(model.decoder.logits(z))(2 * drawn - 1)[..., 0]
+        at_once = model.pixels.condition_on(model.decoder.logits(z))(2 * drawn - 1)[..., 0]
     torch.testing.assert_close(logits, at_once)
     assert torch.equal(drawn, (uniforms < torch.sigmoid(logits)).double())
 

@@ -134,14 +134,14 @@ class InverseAutoregressive(nn.Module):
         self.register_buffer("mask_in", (hidden[:, None] >= before).float(), persistent=False)
         self.register_buffer("mask_out", (before[:, None] > hidden).float().repeat(2, 1), persistent=False)
         self.inward = nn.ModuleList(nn.Linear(z_dim, n_hidden) for _ in range(steps))
-        self.told = nn.ModuleList(nn.Linear(CONTEXT, n_hidden) for _ in range(steps))
+        self.from_context = nn.ModuleList(nn.Linear(CONTEXT, n_hidden) for _ in range(steps))
         self.outward = nn.ModuleList(nn.Linear(n_hidden, 2 * z_dim) for _ in range(steps))
         for layer in self.outward:
             nn.init.normal_(layer.weight, std=0.01)
 
     def forward(self, z, ldj, context):
-        for inward, told, outward in zip(self.inward, self.told, self.outward):
-            h = F.elu(F.linear(z, inward.weight * self.mask_in, inward.bias) + told(context))
+        for inward, from_context, outward in zip(self.inward, self.from_context, self.outward):
+            h = F.elu(F.linear(z, inward.weight * self.mask_in, inward.bias) + from_context(context))
             m, gate = F.linear(h, outward.weight * self.mask_out, outward.bias).chunk(2, -1)
             gate = gate + 2  # s is near 1 at first: z hardly changes
             z = torch.sigmoid(gate) * z + torch.sigmoid(-gate) * m
@@ -202,12 +202,12 @@ class PixelDecoder(PixelCNN):
 
     def __init__(self, n_hidden=16, layers=4):
         super().__init__(1, n_hidden, layers)
-        self.look = nn.Conv2d(1, n_hidden, 3, padding=1)
+        self.condition = nn.Conv2d(1, n_hidden, 3, padding=1)
         self.given = None
 
-    def see(self, drawn):
+    def condition_on(self, drawn):
         """Set the decoder output [B, 784] that the following calls are conditioned on."""
-        self.given = self.look(drawn.view(-1, 1, 28, 28))
+        self.given = self.condition(drawn.view(-1, 1, 28, 28))
         return self
 
     def start(self, image):
@@ -264,7 +264,9 @@ class Family(vae.VAE):
             return -0.5 * (square * torch.exp(-self.log_variance) + 784 * (self.log_variance + math.log(2 * math.pi)))
         if self.pixels is not None:
             images = x.expand(*z.shape[:-1], 784).flatten(0, -2)
-            logits = at_least_float32(self.pixels.see(logits.flatten(0, -2))(2 * images - 1)).view(*z.shape[:-1], 784)
+            logits = at_least_float32(self.pixels.condition_on(logits.flatten(0, -2))(2 * images - 1)).view(
+                *z.shape[:-1], 784
+            )
         return -F.binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
 
     def log_p_z(self, z):
@@ -326,13 +328,13 @@ class Family(vae.VAE):
     def draw(self, noise, uniforms):
         """Images in 0..1 from normal noise: decoder means, or samples if the decoder is a PixelCNN."""
         z = noise if self.prior is None else self.prior.from_noise(noise)
-        return self.decoder(z) if self.pixels is None else self.feed_back(z, uniforms)[0]
+        return self.decoder(z) if self.pixels is None else self.sample_pixels(z, uniforms)[0]
 
     @torch.no_grad()
-    def feed_back(self, z, uniforms):
+    def sample_pixels(self, z, uniforms):
         """Sample from a PixelCNN decoder: pixels [B, 784] from uniform numbers, and the logits of each pixel."""
         x, logits, cache = torch.zeros_like(uniforms), torch.zeros_like(uniforms), {}
-        self.pixels.see(self.decoder.logits(z))
+        self.pixels.condition_on(self.decoder.logits(z))
         for d in range(784):
             logits[:, d] = self.pixels.at(2 * x - 1, d, cache)[:, 0]
             x[:, d] = (uniforms[:, d] < torch.sigmoid(logits[:, d])).float()

@@ -195,7 +195,7 @@ def drawn_and_real(model, x):
 
 def decoded(model, z, uniforms):
     """Decoder means, or samples if the decoder is a PixelCNN."""
-    return model.decoder(z) if model.pixels is None else model.feed_back(z, uniforms)[0]
+    return model.decoder(z) if model.pixels is None else model.sample_pixels(z, uniforms)[0]
 
 
 def save_decoded(path, title, model, x, z):
@@ -265,7 +265,7 @@ def attributes(run, title, model, x, shown):
 
 def fed_back(model, x, z):
     """log p(x|z) in nats under a PixelCNN decoder, given the true earlier pixels, and given pixels that it sampled."""
-    _, logits = model.feed_back(z, torch.rand(len(x), 784, device=x.device))
+    _, logits = model.sample_pixels(z, torch.rand(len(x), 784, device=x.device))
     own = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)
     given_true = float(model.log_px_z(x, z[None]).mean())
     return {"log_px_with_true_pixels": given_true, "log_px_with_its_own": float(own.mean())}
