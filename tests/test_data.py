@@ -71,14 +71,14 @@ def test_mnist_gives_grey_images_and_labels(glyph_cache):
 
 
 def test_only_training_images_are_shuffled_and_shifted(glyph_cache):
-    train, val, _ = mnist_module.mnist(data="glyphs", shift=1, download=False)
+    train, val, test = mnist_module.mnist(data="glyphs", shift=1, download=False)
     torch.manual_seed(0)
     first, again = next(iter(train))[0], next(iter(train))[0]
     assert not torch.equal(first, again)
     torch.manual_seed(0)
     assert torch.equal(first, next(iter(train))[0])
-    assert torch.equal(next(iter(val))[0], next(iter(val))[0])
-    assert torch.equal(next(iter(val))[0], val.images[:128].float())
+    for split in (val, test):
+        assert torch.equal(next(iter(split))[0], split.images[:128].float())
 
 
 def test_a_share_of_the_images_is_shifted_by_at_most_one_pixel():
