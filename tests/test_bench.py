@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from common import figures
+from common import devices, figures
 from study import bench, loops
 
 
@@ -39,9 +39,11 @@ def test_the_plain_coupling_is_inverted_and_keeps_what_its_mask_says():
 
 
 @pytest.mark.parametrize("name", ["vae-z20", "nf-multiscale"])
-def test_a_comparison_has_every_metric_of_both_sides(name, machine, glyph_cache):
+def test_a_comparison_has_every_metric_of_all_sides(name, machine, glyph_cache, monkeypatch):
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda device_type: True)
     result = bench.compare(name, machine, images=70, repeats=2, samples=10)
-    sides = {"ours", "plain"} if name == "vae-z20" else {"ours"}
+    sides = {"ours", "float32", "plain"} if name == "vae-z20" else {"ours", "float32"}
+    assert (result["ours"]["matrix_rate"], result["float32"]["matrix_rate"]) == ("bfloat16", "float32")
     assert sides == result.keys() - {"ratio", "ratio_spread"}
     assert ("ratio" in result) == (name == "vae-z20")
     for side in sides:
@@ -53,6 +55,32 @@ def test_a_comparison_has_every_metric_of_both_sides(name, machine, glyph_cache)
     assert len(list(bench.rows({name: result}))) == len(sides)
     assert all(len(row) == len(bench.HEADER) for row in bench.rows({name: result}))
     json.dumps(result)
+
+
+def test_a3_float32_switches_bfloat16_off(monkeypatch):
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda device_type: True)
+    net, x = torch.nn.Linear(3, 3), torch.randn(2, 3)
+
+    def kind():
+        with devices.autocast(torch.device("cpu")):
+            return net(x).dtype
+
+    assert kind() == torch.bfloat16
+    monkeypatch.setenv("A3_FLOAT32", "1")
+    assert kind() == torch.float32
+
+
+def test_the_loop_in_float32_is_timed_in_float32(machine, monkeypatch):
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda device_type: True)
+    kinds, data = [], loops.grey_images([])
+    loop = lambda *_: loops.Loop(
+        loops.TimedLoader(data), [], lambda: kinds.append(bench.fast_bf16("cpu")), lambda n: None, True
+    )
+    monkeypatch.setitem(loops.MODELS, "made up", (loop, None, lambda: data, 10))
+    monkeypatch.setattr(bench, "count_operations", lambda loop: 1)
+    monkeypatch.setattr(bench, "one_epoch", lambda loop: (loop.epoch(), (1.0, {}, 1))[1])
+    bench.compare("made up", machine, repeats=2, samples=1)
+    assert kinds == [True, False, True, False]
 
 
 def test_a_gans_step_counts_both_nets(glyph_cache):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import platform
 import sys
 from pathlib import Path
@@ -37,8 +38,13 @@ def autocast(device, wanted=True):
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and fast_bf16(device.type))
 
 
-@functools.cache
 def fast_bf16(device_type):
+    """Whether bfloat16 is used: the hardware computes fast with it, and A3_FLOAT32 is not set."""
+    return not os.environ.get("A3_FLOAT32") and has_fast_bf16(device_type)
+
+
+@functools.cache
+def has_fast_bf16(device_type):
     if device_type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     with contextlib.suppress(OSError):

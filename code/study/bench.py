@@ -9,11 +9,13 @@ as it is trained, and with the template's networks.
 
 Milliseconds per step: `data` is the time to fetch a batch, `backward` the backward pass, `optimiser` the optimiser's
 step, zero_grad and clipping, and `forward` the rest. `of rate`: GFLOP/s of training, relative to a large matrix product
-in the same number format. Spread: maximum minus minimum.
+in the same number format. Spread: maximum minus minimum. "ours in float32": our loop with A3_FLOAT32=1, for comparison
+with processors without bfloat16 instructions; it is measured only where the processor has them.
 """
 
 import contextlib
 import itertools
+import os
 import statistics
 import sys
 import time
@@ -122,11 +124,15 @@ def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
     torch.manual_seed(0)
     data = loader().subset(images)
     sides = {"ours": ours(data)} | ({"plain": plain(data.images)} if plain else {})
+    if fast_bf16("cpu"):
+        sides["float32"] = ours(data)
+        sides["float32"].fast = False
     operations = {side: count_operations(loop) / images for side, loop in sides.items()}  # also the warm-up
     epochs = {side: [] for side in sides}
     for _ in range(repeats):
         for side, loop in sides.items():
-            epochs[side].append(one_epoch(loop))
+            with mock.patch.dict(os.environ, {} if loop.fast else {"A3_FLOAT32": "1"}):
+                epochs[side].append(one_epoch(loop))
     with torch.no_grad():
         metrics = lambda side: summary(sides[side], epochs[side], operations[side], images, rates, samples)
         result = {side: metrics(side) for side in sides}
@@ -136,6 +142,7 @@ def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
     return result
 
 
+NAMES = {"ours": "ours", "float32": "ours in float32", "plain": "plain"}
 HEADER = ("", "images/s", "spread", "ms/step", "forward", "backward", "optimiser", "data", "batch", "GFLOP/s",
           "of rate", "samples/s", "ratio")  # fmt: skip
 
@@ -143,12 +150,12 @@ HEADER = ("", "images/s", "spread", "ms/step", "forward", "backward", "optimiser
 def rows(models):
     """The rows of the printed table, in the order of HEADER."""
     for name, result in models.items():
-        for side in ("ours", "plain") if "plain" in result else ("ours",):
+        for side in (side for side in NAMES if side in result):
             r, ratio = result[side], ""
             parts = (f"{r[f'{part}_milliseconds']:.2f}" for part in ("forward", "backward", "optimiser", "data"))
             if side == "ours" and "ratio" in result:
                 ratio = f"{result['ratio']:.1f} ± {result['ratio_spread'] / 2:.1f}"
-            yield (f"{name}, {side}", f"{r['images_per_second']:,.0f}", f"{r['images_per_second_spread']:,.0f}",
+            yield (f"{name}, {NAMES[side]}", f"{r['images_per_second']:,.0f}", f"{r['images_per_second_spread']:,.0f}",
                    f"{r['milliseconds_per_step']:.2f}", *parts, str(r["batch_size"]), f"{r['gflops']:.0f}",
                    f"{r['share_of_matrix_rate']:.0%}", f"{r['samples_per_second']:,.0f}", ratio)  # fmt: skip
 

@@ -130,9 +130,24 @@ class MaskedCoupling(nn.Module):
         return self.mask * z + (1 - self.mask) * changed, ldj + (-log_scale if reverse else log_scale).sum(1)
 
 
+class MaskedFlow(nn.Module):
+    """The template's flow: eight couplings whose masks alternate."""
+
+    def __init__(self):
+        super().__init__()
+        mask = nf.get_mask()
+        self.layers = nn.ModuleList(MaskedCoupling(m) for _ in range(4) for m in (mask, 1 - mask))
+        self.z_shape = (784,)
+
+    def forward(self, z, logdet, reverse=False):
+        for layer in reversed(self.layers) if reverse else self.layers:
+            z, logdet = layer(z, logdet, reverse)
+        return z, logdet
+
+
 def plain_nf(images):
     model = nf.Model([784], 1, 8)
-    model.flow.layers = nn.ModuleList(MaskedCoupling(mask) for mask in [nf.get_mask(), 1 - nf.get_mask()] * 4)
+    model.flow = MaskedFlow()
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     loader = plain_loader(images, 128, 1.0)
 
