@@ -201,7 +201,7 @@ def grey_images(options):
 MODELS = {
     "vae-z20": (our_vae, plain_vae, lambda: bmnist(data="glyphs-binary", batch_size=VAE_BATCH)[0], 3840),
     "gan": (our_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=GAN_BATCH)[0], 1920),
-    "gan, template's nets": (our_narrow_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=64)[0], 1920),
+    "gan, template's nets": (our_narrow_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=GAN_BATCH)[0], 1920),
     "nf": (our_nf, plain_nf, lambda: grey_images([]), 768),
     "nf-multiscale": (lambda images: our_nf(images, MULTISCALE), None, lambda: grey_images(MULTISCALE), 512),
 }
