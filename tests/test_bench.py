@@ -30,6 +30,8 @@ def test_the_plain_coupling_is_inverted_and_keeps_what_its_mask_says():
     mask = loops.nf.get_mask()
     coupling, z, ldj = loops.MaskedCoupling(mask), torch.randn(3, 784), torch.zeros(3)
     with torch.no_grad():
+        assert torch.equal(coupling(z, ldj)[0], z)  # as the template asks, it starts as the identity
+        coupling.nn[-1].reset_parameters()
         changed, forward = coupling(z, ldj)
         back, both = coupling(changed, forward, reverse=True)
     assert torch.equal(changed * mask, z * mask)

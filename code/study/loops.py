@@ -1,7 +1,8 @@
 """The training loops that bench.py times: ours, and the plain ones that the course's templates suggest.
 
-The plain loops use the networks of the templates, a DataLoader with transforms of single images, Adam with default
-settings, and float32. Their couplings compute all 784 dimensions and discard the masked half.
+The plain loops, which race.py also trains, use the networks of the templates, a DataLoader with transforms of single
+images, Adam with default settings, and float32. Their couplings compute all 784 dimensions and discard the masked half.
+The template leaves the activations and the initial weights of the VAE open: the plain loop takes those of our VAE.
 """
 
 import sys
@@ -66,11 +67,12 @@ def plain_loader(images, batch_size, scale):
 
 
 class Loop:
-    """A training loop: `epoch()` trains on all batches of `loader`, `sample(n)` draws images."""
+    """A training loop: `epoch()` trains `nets` on all batches of `loader`, `sample(n)` draws images."""
 
-    def __init__(self, loader, optimizers, epoch, sample, fast):
+    def __init__(self, loader, optimizers, epoch, sample, fast, nets=()):
         self.loader, self.optimizers, self.epoch, self.sample = loader, optimizers, epoch, sample
         self.fast = fast  # uses bfloat16 matrix products where the processor has them
+        self.nets = nets
 
 
 def plain_vae(images):
@@ -87,7 +89,7 @@ def plain_vae(images):
             optimizer.step()
             loss.item()
 
-    return Loop(loader, [optimizer], epoch, model.sample, fast=False)
+    return Loop(loader, [optimizer], epoch, model.sample, fast=False, nets=[model])
 
 
 def plain_gan(images):
@@ -111,7 +113,7 @@ def plain_gan(images):
             loss_D.item()
 
     sample = lambda n: generator.eval()(torch.randn(n, 100))
-    return Loop(loader, [optimizer_G, optimizer_D], epoch, sample, fast=False)
+    return Loop(loader, [optimizer_G, optimizer_D], epoch, sample, fast=False, nets=[generator, discriminator])
 
 
 class MaskedCoupling(nn.Module):
@@ -122,6 +124,8 @@ class MaskedCoupling(nn.Module):
         self.register_buffer("mask", mask)
         layers = nn.Linear(784, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 1568)
         self.nn = nn.Sequential(*layers)
+        nn.init.zeros_(self.nn[-1].weight)  # as in the template, the whole flow starts as the identity
+        nn.init.zeros_(self.nn[-1].bias)
 
     def forward(self, z, ldj, reverse=False):
         log_scale, shift = self.nn(z * self.mask).chunk(2, dim=1)
@@ -160,7 +164,7 @@ def plain_nf(images):
             optimizer.step()
             loss.item()
 
-    return Loop(loader, [optimizer], epoch, model.sample, fast=False)
+    return Loop(loader, [optimizer], epoch, model.sample, fast=False, nets=[model])
 
 
 def our_vae(images):
