@@ -236,6 +236,7 @@ def end_of(case):
     results, model = finished(case)
     checkpoint = torch.load(run.current.checkpoint, weights_only=True)
     assert results["seconds"] == pytest.approx(sum(checkpoint["epoch_seconds"]), abs=0.01)
+    assert results["epoch_seconds"] == pytest.approx(checkpoint["epoch_seconds"], abs=0.001)
     final = {key: value for key, value in results["final"].items() if not key.startswith("seconds")}
     table = (run.current.folder / "metrics.csv").read_text()
     release()

@@ -230,7 +230,8 @@ class Run:
             "python": platform.python_version(), "threads": torch.get_num_threads(),
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
             "epochs": self.epochs, "seconds": round(self.seconds, 2), "peak_megabytes": peak_megabytes(),
-            "curves": {name: self.column(name) for name in self.history[0]}, "final": final,
+            "curves": {name: self.column(name) for name in self.history[0]},
+            "epoch_seconds": [round(seconds, 3) for seconds in self.epoch_seconds], "final": final,
         }  # fmt: skip
         write_atomically(self.folder / "results.json", json.dumps(results, indent=1).encode())
         shown = "  ".join(f"{key} {value:.5g}" for key, value in final.items() if isinstance(value, (int, float)))
