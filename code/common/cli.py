@@ -90,7 +90,9 @@ def run_options(parser, data_names=()):
 
 def how_to_resume():
     """The end of the message after an interruption."""
-    if not run.current or run.current.finished or not run.current.history:
+    if not run.current:  # a script that starts others, for example
+        return "to go on, repeat the command."
+    if run.current.finished or not run.current.history:
         return "nothing was saved yet."
     words = [word for word in sys.argv if word not in ("--resume", "--fresh")]
     command = shlex.join(["python", *words, "--resume"])
