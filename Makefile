@@ -17,8 +17,8 @@ IS_ROOT_DEBIAN := [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null
 PROSE := README.md CONTRIBUTING.md Makefile docs code datasets report/answers report/report.tex report/macros.py tests
 
 .DEFAULT_GOAL := all
-.PHONY: all quick beyond long test test-slow test-mutants test-oldest lint report publish bench seeds submission help clean setup \
-  existing-environment latex
+.PHONY: all quick beyond long test test-slow test-mutants test-oldest lint report publish bench race seeds submission help clean \
+  setup existing-environment latex
 
 ##@ Train and evaluate
 all: $(READY) ## train, analyse and compare the core runs, compile your report; resumable
@@ -43,6 +43,9 @@ long: $(READY) ## train the longer runs; hours, resumable
 
 bench: $(READY) ## compare our training speed with plain loops, under 4 minutes
 	@$(PYTHON) code/study/bench.py
+
+race: $(READY) ## train ours and plain loops for the same seconds, compare; an hour, resumable
+	@$(PYTHON) code/study/race.py
 
 report: $(READY) ## compile report/report.pdf from the published results, without training
 	@$(MAKE) -s latex

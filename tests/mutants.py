@@ -149,6 +149,13 @@ GROUPS = {
         ("publish: two digits of bits per dimension", "3 if 'bpd' in key else 2)}**", "2)}**"),
     ],
     ("code/study/bench.py", "test_bench"): [("bench: ratio inverted", "theirs[0] / mine[0]", "mine[0] / theirs[0]")],
+    ("code/study/race.py", "test_race"): [
+        ("race: judging counts", "        clock.stop()\n", ""),
+        ("race: the batch before the step", "            yield batch  # the loop makes its step before it asks for the next batch\n", "            yield batch\n            yield batch\n"),
+        ("race: a resumed loop starts with a new clock", "Clock(curve[-1][0] if curve else 0.0)", "Clock()"),
+        ("race: lower bounds are better", "value >= target if higher else value <= target", "value <= target"),
+        ("race: targets on glyphs", "if quick or data not in REAL:", "if quick:"),
+    ],
     ("code/study/latent.py", "test_analyses"): [("latent: weights of q without log sigma", "(0.5 * (eps**2 - z**2) + std.log()).sum(1)", "(0.5 * (eps**2 - z**2)).sum(1)")],
     ("code/beyond/autoregressive.py", "test_autoregressive"): [
         ("autoregressive: Markov sees its pixel", "[padded[:, :-2], padded[:, 1:-1]]", "[padded[:, 1:-1], padded[:, 2:]]"),

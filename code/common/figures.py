@@ -113,6 +113,27 @@ def growth(path, lines, title, ylabel):
     finish(figure, path)
 
 
+def race(path, panels):
+    """One panel for each {title: (lines, target, unit)} with lines {side: curves}, each a list of [seconds, metric].
+
+    A panel leaves out what is worse than the second side after a tenth of the time; distances are on a log scale."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5, 2.2), squeeze=False, layout="constrained")
+    for axis, (title, (lines, target, unit)) in zip(axes[0], panels.items()):
+        for (side, curves), colour, style in zip(lines.items(), COLOURS, ("-", "--")):
+            for i, curve in enumerate(curves):
+                axis.plot(*zip(*curve), style, color=colour, marker=".", markersize=3, label="" if i else side)
+        slow = list(lines.values())[1][0]
+        early = next(value for seconds, value in slow if seconds >= slow[-1][0] / 10)
+        axis.set(title=title, xlabel="seconds of training", ylabel=unit, xlim=(0, None))
+        axis.set_ylim(**{"bottom" if early < slow[-1][1] else "top": early})
+        if "distance" in unit:
+            axis.set_yscale("log")
+        if target is not None:
+            axis.axhline(target, color="0.35", linewidth=0.9, linestyle=DOTTED, label="target")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    finish(figure, path)
+
+
 def tile(images, columns, gap=1):
     """Images [N, 784] or [N, 1, 28, 28] in 0..1 to one uint8 picture with grey lines between them."""
     images = np.asarray(images.detach().cpu().float()).reshape(-1, 28, 28)

@@ -150,6 +150,30 @@ def variants(results):
     return header, rows
 
 
+def race(summary):
+    """Validation results of our training and of the plain loop after the same time, and the seconds to a target."""
+    header = ["model", "data", "validation metric", "seeds", "after", "ours", "plain loop", "target", "ours reaches it",
+              "plain loop reaches it"]  # fmt: skip
+    rows = []
+    for run, entry in summary.items():
+        digits, seconds = 3 if "bpd" in entry["metric"] else 2, f"{entry['seconds']:.0f} s"
+        after, reached = [number(entry[side]["after"], digits) for side in ("ours", "plain")], ["", ""]
+        if entry["target"] is not None:
+            reached = [time_to(entry[side]["reached"], seconds) for side in ("ours", "plain")]
+        rows.append([registry.title(run), DATA[entry["data"]], UNITS[entry["metric"]], str(len(entry["seeds"])),
+                     seconds, *after, number(entry["target"], digits), *reached])  # fmt: skip
+    return (header, rows) if any(entry["target"] for entry in summary.values()) else (header[:7], [r[:7] for r in rows])
+
+
+def time_to(times, limit):
+    """The mean of the seconds to a target, over the seeds that reach it."""
+    known = [time for time in times if time is not None]
+    if not known:
+        return f"not reached in {limit}"
+    some = "" if len(known) == len(times) else f" ({len(known)} of {plural(len(times), 'seed')})"
+    return f"{sum(known) / len(known):.0f} s{some}"
+
+
 def markdown(header, rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
