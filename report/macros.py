@@ -22,6 +22,7 @@ from datasets.files import ROOT, Trouble
 from study import publish, registry, tables
 
 RESULTS = ROOT / "report" / "results"
+WHOLE = {"seconds", "seconds_to_1_85", "seconds_to_target", "training_seconds", "norm_ratio"}  # shown without decimals
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 
@@ -57,7 +58,7 @@ def text(value, key=""):
     if key == "integral":  # of a density: close to 1
         return f"{value:.5f}"
     if isinstance(value, float):
-        whole = value >= 1000 or key in ("seconds", "seconds_to_1_85", "training_seconds", "norm_ratio")
+        whole = value >= 1000 or key in WHOLE
         value = round(value) if whole else f"{value:.3f}" if value < 1 else f"{value:.2f}"
     if isinstance(value, int):
         return f"{value:,}".replace(",", "{,}")

@@ -123,6 +123,17 @@ def test_a_comparison_of_other_data_or_quick_runs_is_refused(wrong, place):
     assert content(place) == before
 
 
+def test_a_race_on_other_data_is_refused_before_anything_changes(place):
+    finished_run(place, "gan", seconds=9.0)
+    (place / "runs" / "race.json").write_text(
+        json.dumps({"summary": {"nf": {"data": "mnist"}, "gan": {"data": "glyphs"}}})
+    )
+    before = content(place)
+    with pytest.raises(UserError, match="only full runs on real data"):
+        publish_all()
+    assert content(place) == before
+
+
 def test_a_comparison_of_other_runs_is_refused(place):
     (place / "runs" / "comparison").mkdir()
     (place / "runs" / "comparison" / "comparison.json").write_text(json.dumps(made_up_comparison()))
@@ -210,6 +221,9 @@ def test_what_was_measured_is_published_and_told_in_the_readme(place):
     (runs / "bench.json").write_text(json.dumps(bench))
     (runs / "growth.json").write_text("{}")
     (runs / "growth.pdf").write_bytes(b"%PDF")
+    raced = {"quick": False, "summary": {"nf": {"data": "mnist", "ours": {"seconds_to_target": 69.7}}}}
+    (runs / "race.json").write_text(json.dumps(raced))
+    (runs / "race.pdf").write_bytes(b"%PDF")
     publish_all()
     readme = (place / "README.md").read_text()
     assert "| RealNVP | **7.2** ± 0.2 | 7,250 | 1,000 |" in readme
@@ -218,6 +232,8 @@ def test_what_was_measured_is_published_and_told_in_the_readme(place):
     assert "| VAE, D = 20, draws |" in readme
     assert (place / "report" / "figures" / "comparison" / "samples.png").exists()
     assert (place / "report" / "figures" / "bench" / "growth.pdf").exists()
+    assert (place / "report" / "figures" / "race.pdf").exists()
+    assert r"val/race/summary/nf/ours/seconds_to_target\endcsname{70}" in macros.macros([results / "race.json"])[-1]
     families = json.loads((results / "families.json").read_text())
     assert families["flow"]["measured"]["nf"]["training"]["spread"] == 1
     assert families["autoregressive"]["measured"] is None
@@ -239,6 +255,8 @@ def test_results_that_the_code_has_outgrown_are_listed(place, capsys):
 
 def test_published_numbers_beside_the_runs_belong_to_them():
     comparison, runs = publish.read("comparison"), publish.results()
+    for pairs in publish.read("race").get("models", {}).values():
+        assert all(pair["data"] in publish.REAL and "dirty" not in pair["commit"] for pair in pairs.values())
     for run, entry in comparison.items():
         assert entry["data"] in publish.REAL
         assert entry["quick"] is False

@@ -69,6 +69,7 @@ MEASURED = {
     "seeds": ("seeds.json", None, None),
     "bench": ("bench.json", None, None),
     "growth": ("growth.json", "growth.pdf", "bench/growth.pdf"),
+    "race": ("race.json", "race.pdf", "race.pdf"),
 }
 
 
@@ -179,7 +180,7 @@ def runs_to_publish():
 
 
 def check_measured(runs):
-    """Raise UserError if comparison.json or seeds.json do not belong to the runs that will be published."""
+    """Raise UserError if what was measured used other data, or if comparison.json does not belong to the runs."""
     path = RUNS / MEASURED["comparison"][0]
     seconds = {run: result["seconds"] for run, result in results().items()}
     seconds |= {entry.name: read_results(folder)["seconds"] for entry, folder in runs}
@@ -190,6 +191,9 @@ def check_measured(runs):
             raise UserError(f"{show(path)} judges another run {run}: first repeat python code/study/evaluate.py")
     path = RUNS / MEASURED["seeds"][0]
     if any(line["data"] not in REAL for line in registry.read_json(path).values()):
+        refuse(path, "has results on other data")
+    path = RUNS / MEASURED["race"][0]
+    if any(line["data"] not in REAL for line in registry.read_json(path).get("summary", {}).values()):
         refuse(path, "has results on other data")
 
 
