@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+from common import figures
 from common.files import save_state
 from datasets.files import UserError
 from study import loops, publish, race, registry, tables
@@ -221,6 +222,15 @@ def test_there_are_no_targets_on_glyphs_and_for_quick_runs(data, quick):
     assert not any("reaches" in name or "target" in name for name in header)
     assert all(len(row) == len(header) for row in rows)
     assert data == "mnist" or "MNIST" not in str(rows).replace("(not MNIST)", "")
+
+
+def test_the_figure_can_be_drawn_when_a_loop_has_diverged(tmp_path):
+    good, bad = [[0, 28.0], [6, 2.0], [60, 1.7]], [[0, 28.0], [6, math.nan], [60, math.nan]]
+    worse = [[0, 28.0], [6, 30.0], [60, 40.0]]
+    for other in (bad, worse, good):
+        for unit in ("Fréchet distance", "bits per dimension"):
+            figures.race(tmp_path / "race.pdf", {"A flow": ({"ours": [good], "plain loop": [other]}, None, unit)})
+    assert (tmp_path / "race.pdf").stat().st_size > 2000
 
 
 # ---- the whole

@@ -117,20 +117,28 @@ def race(path, panels):
     """One panel for each {title: (lines, target, unit)} with lines {side: curves}, each a list of [seconds, metric].
 
     A panel leaves out what is worse than the second side after a tenth of the time; distances are on a log scale."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5, 2.2), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5, 2.3), squeeze=False, layout="constrained")
     for axis, (title, (lines, target, unit)) in zip(axes[0], panels.items()):
         for (side, curves), colour, style in zip(lines.items(), COLOURS, ("-", "--")):
             for i, curve in enumerate(curves):
                 axis.plot(*zip(*curve), style, color=colour, marker=".", markersize=3, label="" if i else side)
         slow = list(lines.values())[1][0]
         early = next(value for seconds, value in slow if seconds >= slow[-1][0] / 10)
+        values = [value for curves in lines.values() for curve in curves for _, value in curve] + [target or early]
+        best = np.nanmax(values) if early < slow[-1][1] else np.nanmin(values)
         axis.set(title=title, xlabel="seconds of training", ylabel=unit, xlim=(0, None))
-        axis.set_ylim(**{"bottom" if early < slow[-1][1] else "top": early})
         if "distance" in unit:
             axis.set_yscale("log")
+            axis.yaxis.set_minor_locator(LogLocator(subs=(2, 4, 6)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("{x:g}")
+        if np.isfinite(early) and early != best:  # otherwise the second side has diverged
+            margin = best / 1.2 if "distance" in unit else best + 0.05 * (best - early)
+            axis.set_ylim(*sorted((early, margin)))
         if target is not None:
             axis.axhline(target, color="0.35", linewidth=0.9, linestyle=DOTTED, label="target")
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle("measured on validation images", fontsize=9)
     finish(figure, path)
 
 

@@ -216,7 +216,7 @@ def main(args):
         sides = ("ours", "ours"), ("plain", "plain loop")
         lines = {label: [pair[side]["curve"] for pair in models[name].values()] for side, label in sides}
         title = f"{registry.title(name)}\n{TITLES[about['data']]}"
-        panels[title] = (lines, about["target"], f"validation, {tables.UNITS[about['metric']]}")
+        panels[title] = (lines, about["target"], tables.UNITS[about["metric"]])
     path = ROOT / "runs" / ("quick" if args.quick else ".") / "race.json"
     registry.write_json(path, {"quick": args.quick, "summary": means, "models": models})
     figures.race(path.with_suffix(".pdf"), panels)
