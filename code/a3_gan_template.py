@@ -23,7 +23,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
-from common import cli, figures, models, quality
+from common import cli, distributed, figures, models, quality
 from common.devices import at_least_float32, autocast
 from common.figures import stage_name
 from common.run import Run, require_finite
@@ -43,9 +43,9 @@ class Generator(nn.Module):
         a, b, c, d = (width * units for units in (128, 256, 512, 1024))
         self.layers = nn.Sequential(
             nn.Linear(latent_dim, a), nn.LeakyReLU(0.2),
-            nn.Linear(a, b), nn.BatchNorm1d(b), nn.LeakyReLU(0.2),
-            nn.Linear(b, c), nn.BatchNorm1d(c), nn.LeakyReLU(0.2),
-            nn.Linear(c, d), nn.BatchNorm1d(d), nn.LeakyReLU(0.2),
+            nn.Linear(a, b), distributed.BatchNorm1d(b), nn.LeakyReLU(0.2),
+            nn.Linear(b, c), distributed.BatchNorm1d(c), nn.LeakyReLU(0.2),
+            nn.Linear(c, d), distributed.BatchNorm1d(d), nn.LeakyReLU(0.2),
             nn.Linear(d, 784),
         )  # fmt: skip
 
@@ -71,11 +71,12 @@ class Discriminator(nn.Module):
     def logits(self, img):
         h = at_least_float32(self.layers(img.flatten(1)))  # [B, 256 width]
         if self.groups:
-            size = self.groups if len(h) % self.groups == 0 else len(h)
-            grouped = h.view(-1, size, h.shape[1])  # [B / size, size, 256 width]
+            everything = distributed.whole(h)
+            size = self.groups if len(everything) % self.groups == 0 else len(everything)
+            grouped = everything.view(-1, size, h.shape[1])  # [B / size, size, 256 width]
             variance = (grouped - grouped.mean(1, keepdim=True)).square().mean(1)  # var() takes four times as long
             spread = (variance + 1e-8).sqrt().mean(1, keepdim=True)  # [B / size, 1]
-            h = torch.cat([h, spread.repeat_interleave(size, 0)], 1)  # [B, 256 width + 1]
+            h = torch.cat([h, distributed.own(spread.repeat_interleave(size, 0))], 1)  # [B, 256 width + 1]
         return at_least_float32(self.out(h))
 
     def forward(self, img):
@@ -89,18 +90,18 @@ def jitter(images, pixels=1):
     otherwise G would learn to generate shifted digits (DiffAugment, Zhao et al. 2020)."""
     shifts = torch.randint(-pixels, pixels + 1, (8, 2)).tolist()
     # Rolling the flat images is fast. What leaves on one side enters on the other, but the margins of digits are black.
-    parts = [part.roll(28 * row + column, 1) for part, (row, column) in zip(images.chunk(8), shifts)]
+    parts = [part.roll(28 * row + column, 1) for part, (row, column) in zip(distributed.chunk(images, 8), shifts)]
     return torch.cat(parts)
 
 
 def discriminator_loss(real_logits, fake_logits):
     """Average of -log D(x) - log(1 - D(G(z))), the negative of Equation 15. It is 2 log 2 if D is 1/2 everywhere."""
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+    return distributed.mean(F.softplus(-real_logits)) + distributed.mean(F.softplus(fake_logits))
 
 
 def generator_loss(fake_logits):
     """Average of -log D(G(z)), the non-saturating loss (Question 2.4). It is log 2 if D is 1/2 everywhere."""
-    return F.softplus(-fake_logits).mean()
+    return distributed.mean(F.softplus(-fake_logits))
 
 
 @torch.no_grad()
@@ -125,16 +126,18 @@ def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_
     generator.train()
     discriminator.train()
     records = []
-    for imgs, _ in dataloader:
+    for imgs, _ in distributed.share(dataloader):
         real = imgs.to(device) / 127.5 - 1  # [B, 784] in [-1, 1], the range of the generator's tanh
-        if len(real) == 1:
+        size = distributed.size(real)
+        if size == 1:
             continue  # BatchNorm needs at least two images
         with autocast(device):
-            fake = generator(torch.randn(len(real), generator.latent_dim, device=device))
+            fake = generator(distributed.own(torch.randn(size, generator.latent_dim, device=device)))
             real_logits, fake_logits = discriminator.logits(jitter(real)), discriminator.logits(jitter(fake.detach()))
         loss_D = discriminator_loss(real_logits, fake_logits)
         optimizer_D.zero_grad()
         loss_D.backward()
+        distributed.sum_gradients(discriminator)
         optimizer_D.step()
 
         discriminator.requires_grad_(False)  # saves computing gradients of D's weights in G's step
@@ -142,14 +145,15 @@ def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_
             loss_G = generator_loss(discriminator.logits(jitter(fake)))
         optimizer_G.zero_grad()
         loss_G.backward()
+        distributed.sum_gradients(generator)
         optimizer_G.step()
         discriminator.requires_grad_(True)
 
-        scores = torch.sigmoid(real_logits).mean(), torch.sigmoid(fake_logits).mean()
+        scores = distributed.mean(torch.sigmoid(real_logits)), distributed.mean(torch.sigmoid(fake_logits))
         records.append(torch.stack([loss_D, loss_G, *scores]).detach())
         after_step()
     require_finite([record.sum() for record in records])
-    return dict(zip(METRICS, torch.stack(records).mean(0).tolist()))
+    return dict(zip(METRICS, distributed.total(*torch.stack(records).mean(0))))
 
 
 def warn_if_dead(epoch, losses, say):
@@ -285,7 +289,7 @@ def main(args):
         nonlocal steps
         steps += 1
         update_average(average, generator, min(AVERAGING, (1 + steps) / (10 + steps)))
-        if steps % args.save_interval == 0:
+        if steps % args.save_interval == 0 and distributed.rank == 0:
             preview = images_of(copy.deepcopy(generator).eval(), noise)
             figures.picture(run.figure(f"step-{steps:06d}.png"), preview, 5)
 
@@ -312,6 +316,8 @@ def main(args):
             snapshots[epoch] = (255 * images_of(average, noise)).round().to(torch.uint8)
         run.save(parts, best=best, snapshots=snapshots, steps=steps)
 
+    if distributed.end():
+        return
     average.load_state_dict(best)
     average.eval()
     run.save_model(sizes, average)
@@ -349,4 +355,4 @@ def parse_args(words=None):
 
 
 if __name__ == "__main__":
-    cli.start(main, parse_args)
+    cli.start(main, parse_args, torchrun=True)

@@ -21,7 +21,7 @@ import torch
 import torch.nn as nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
-from common import cli, figures, models
+from common import cli, distributed, figures, models
 from common.devices import at_least_float32, autocast, in_double
 from common.figures import stage_name
 from common.run import Run, one_cycle, require_finite
@@ -124,7 +124,7 @@ class Model(nn.Module):
 
     def dequantize(self, z):
         """Add uniform noise in [0, 1). The mean log-density is then a lower bound of log P(x) (Theis et al. 2016)."""
-        return z + torch.rand_like(z)
+        return z + distributed.noise(torch.rand_like, z)
 
     def logit_normalize(self, z, logdet, reverse=False):
         """Map [0, 256] to the real line: y = alpha / 2 + (1 - alpha) z / 256, then logit(y). `reverse` inverts it."""
@@ -174,13 +174,14 @@ def epoch_iter(model, data, optimizer, schedule=None):
     """One pass over `data`, which updates a model in training mode. Returns the average bits per dimension."""
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
-    for imgs, _ in data:
+    for imgs, _ in distributed.share(data):
         with torch.set_grad_enabled(model.training), autocast(device, model.training):
             log_px = model(imgs.to(device))
         if model.training:
-            loss = bits_per_dim(log_px.mean())
+            loss = bits_per_dim(distributed.mean(log_px))
             optimizer.zero_grad()
             loss.backward()
+            distributed.sum_gradients(model)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # limits the effect of one unusual batch
             optimizer.step()
             if schedule:
@@ -189,7 +190,8 @@ def epoch_iter(model, data, optimizer, schedule=None):
         total = total + in_double(log_px.detach()).sum()  # the last batch is smaller: sum now, divide at the end
         images += len(imgs)
     require_finite(losses, 100)  # bits per dimension; untrained models have 28
-    return bits_per_dim(float(total) / images)
+    total, images = distributed.total(total, images)
+    return bits_per_dim(total / images)
 
 
 def run_epoch(model, data, optimizer, schedule=None):
@@ -316,6 +318,8 @@ def main(args):
             snapshots[epoch] = model.decode(codes).to(torch.uint8).cpu()
         run.save(parts, best=best, snapshots=snapshots)
 
+    if distributed.end():
+        return
     model.load_state_dict(best)
     model.eval()
     run.save_model(sizes, model)
@@ -362,4 +366,4 @@ def parse_args(words=None):
 
 
 if __name__ == "__main__":
-    cli.start(main, parse_args)
+    cli.start(main, parse_args, torchrun=True)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
-from common import cli, figures, models
+from common import cli, distributed, figures, models
 from common.devices import at_least_float32, autocast, in_double
 from common.figures import stage_name
 from common.run import Run, one_cycle, require_finite
@@ -87,7 +87,7 @@ class VAE(nn.Module):
         """The two terms of the ELBO in nats, each [B]: log p(x|z) for one z from q(z|x), and KL(q(z|x) || p(z))."""
         x = input.flatten(1)  # [B, 784]
         mean, std = self.encoder(x)
-        z = mean + std * torch.randn_like(mean)  # [B, z], the reparametrisation trick
+        z = mean + std * distributed.noise(torch.randn_like, mean)  # [B, z], the reparametrisation trick
         logits = self.decoder.logits(z)
         reconstruction = (x * logits - softplus(logits)).sum(1)  # log Bernoulli(x | sigmoid(logits))
         kl = kl_from_prior(mean, std)
@@ -117,14 +117,15 @@ def epoch_iter(model, data, optimizer, schedule=None):
     """One pass over `data`, which updates a model in training mode. Returns the average ELBO in nats per image."""
     device = next(model.parameters()).device
     elbo, images, losses = 0, 0, []
-    for x in data:
+    for x in distributed.share(data):
         x = x.to(device)
         with torch.set_grad_enabled(model.training), autocast(device, model.training):
             reconstruction, kl = model.terms(x)
         if model.training:
-            loss = (model.beta * kl - reconstruction).mean()
+            loss = distributed.mean(model.beta * kl - reconstruction)
             optimizer.zero_grad()
             loss.backward()
+            distributed.sum_gradients(model)
             optimizer.step()
             if schedule:
                 schedule.step()
@@ -132,7 +133,8 @@ def epoch_iter(model, data, optimizer, schedule=None):
         elbo = elbo + (reconstruction - kl).detach().sum()  # the last batch is smaller: sum now, divide at the end
         images += len(x)
     require_finite(losses)
-    return float(elbo) / images
+    elbo, images = distributed.total(elbo, images)
+    return elbo / images
 
 
 def run_epoch(model, data, optimizer, schedule=None):
@@ -286,6 +288,8 @@ def main(args):
             manifolds[epoch] = snapshot(model, manifold_grid())
         run.save(parts, best=best, grids=grids, manifolds=manifolds)
 
+    if distributed.end():
+        return
     model.load_state_dict(best)
     model.eval()
     run.save_model(sizes, model)
@@ -317,4 +321,4 @@ def parse_args(words=None):
 
 
 if __name__ == "__main__":
-    cli.start(main, parse_args)
+    cli.start(main, parse_args, torchrun=True)

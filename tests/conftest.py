@@ -24,6 +24,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([
     "torch", "torch.utils.flop_counter", "torchvision", "numpy", "scipy.linalg", "scipy.stats", "scipy.ndimage", "tqdm",
     "matplotlib.pyplot", "matplotlib.backends.backend_agg", "PIL.Image", "filelock",
+    "torch._dynamo", "torch.distributed.run",  # imported by the first optimiser, and torchrun
 ])  # fmt: skip
 
 

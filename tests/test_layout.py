@@ -12,7 +12,7 @@ SOURCES = sorted([*ROOT.glob("code/**/*.py"), *ROOT.glob("datasets/*.py"), *ROOT
 # what each part may import besides itself
 BELOW = {
     "datasets": set(),
-    "nets": {"datasets"},
+    "nets": {"common", "datasets"},
     "common": {"datasets"},
     "scripts": {"nets", "common", "datasets"},
     "beyond": {"scripts", "nets", "common", "datasets"},

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from a3_nf_template import bits_per_dim, stage_name
-from common import cli, figures, models
+from common import cli, distributed, figures, models
 from common.devices import at_least_float32, autocast, in_double
 from common.run import Run, one_cycle, require_finite
 from datasets.bmnist import BINARY, bmnist
@@ -305,14 +305,15 @@ def epoch_iter(model, data, optimizer, schedule=None):
     """One pass over `data`; updates the model in training mode. Returns the average log p(x) in nats."""
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
-    for batch in data:
+    for batch in distributed.share(data):
         x = (batch[0] if isinstance(batch, (list, tuple)) else batch).flatten(1).to(device)
         with torch.set_grad_enabled(model.training), autocast(device, model.training):
             log_px = model(x)
         if model.training:
-            loss = bits_per_dim(log_px.mean())
+            loss = bits_per_dim(distributed.mean(log_px))
             optimizer.zero_grad()
             loss.backward()
+            distributed.sum_gradients(model)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             if schedule:
@@ -321,7 +322,8 @@ def epoch_iter(model, data, optimizer, schedule=None):
         total = total + in_double(log_px.detach()).sum()
         images += len(x)
     require_finite(losses, 1000)  # bits per dimension
-    return float(total) / images
+    total, images = distributed.total(total, images)
+    return total / images
 
 
 def run_epoch(model, data, optimizer, schedule=None):
@@ -436,6 +438,8 @@ def main(args):
             snapshots[epoch] = model.sample(uniforms).to(torch.uint8).cpu()
         run.save(parts, best=best, snapshots=snapshots)
 
+    if distributed.end():
+        return
     model.load_state_dict(best)
     model.eval()
     run.save_model(sizes, model)
@@ -484,4 +488,4 @@ def parse_args(words=None):
 
 
 if __name__ == "__main__":
-    cli.start(main, parse_args)
+    cli.start(main, parse_args, torchrun=True)

@@ -10,13 +10,15 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
-from common import run
-from datasets.files import ROOT, show
+from common import distributed, run
+from datasets.files import ROOT, UserError, show
 
 
 class Terminated(BaseException):
@@ -48,6 +50,7 @@ class Parser(argparse.ArgumentParser):
         return word
 
     def error(self, message):
+        let_one_speak()
         message = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
@@ -92,11 +95,12 @@ def how_to_resume():
     """The end of the message after an interruption."""
     if not run.current:  # a script that starts others, for example
         return "to go on, repeat the command."
-    if run.current.finished or not run.current.history:
+    epoch = run.current.saved_epoch()
+    if run.current.finished or epoch is None:
         return "nothing was saved yet."
     words = [word for word in sys.argv if word not in ("--resume", "--fresh")]
-    command = shlex.join(["python", *words, "--resume"])
-    return f"epoch {run.current.history[-1]['epoch']} is saved. Continue with: {command}"
+    command = shlex.join([*distributed.launcher(), *words, "--resume"])
+    return f"epoch {epoch} is saved. Continue with: {command}"
 
 
 def explained(error):
@@ -109,6 +113,8 @@ def explained(error):
         where, saved = f"epoch {run.current.history[-1]['epoch'] + 1}, {error}", show(run.current.checkpoint)
         problem = f"the loss became too large, infinite or NaN in {where}"
         return f"{problem}; the state before this epoch is in {saved}; try a lower learning rate", 1
+    if distributed.processes > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        return f"another process of this run has ended: {how_to_resume()}", 1
     if isinstance(error, BrokenPipeError):  # for example after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "", 1
@@ -124,26 +130,81 @@ def explained(error):
         return str(error), error.exit_status
 
 
-def start(main, parse_args):
-    """Run a script. Errors that a user can cause print one line and set the exit status."""
-
-    def terminate(*_):
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
-    args = parse_args()
-    try:
-        main(args)
+def let_one_speak():
+    """When the processes of one machine end with an error, the first one says why, and the others are silent."""
+    if distributed.processes == 1:
         return
-    except BaseException as error:
-        explanation = explained(error)
-        if explanation is None or os.environ.get("A3_DEBUG"):
-            raise
-    line, status = explanation
+    sys.stderr = sys.__stderr__
+    try:
+        folder = Path(os.environ["TORCHELASTIC_ERROR_FILE"]).parents[1]  # torchrun makes a new one in each start
+        os.close(os.open(folder / "ended", os.O_CREAT | os.O_EXCL))
+    except (OSError, LookupError) as error:  # not the first, or torchrun was told to keep no files
+        if distributed.rank > 0 or isinstance(error, FileExistsError):
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+ending = threading.Lock()  # taken by the first thread that ends this process
+
+
+def leave(line, status):
+    """Print one line and exit at once, without waiting for other threads."""
+    ending.acquire()
+    let_one_speak()
     if run.current:
         run.current.close_bar()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     if line:
         print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr, flush=True)
-    os._exit(status)  # exits at once, without waiting for other threads
+    os._exit(status)
+
+
+def end_on_signals():
+    """Handle signals in a thread: the main thread may be waiting inside torch for a process that has ended."""
+
+    def wait():
+        number = os.read(reader, 1)[0]
+        leave(*explained(KeyboardInterrupt() if number == signal.SIGINT else Terminated()))
+
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def start_processes(args, torchrun):
+    """Under torchrun: connect this process to the others. False if it has nothing to do."""
+    sample = getattr(args, "sample", None)  # something for the first process alone
+    if torchrun and not sample:
+        end_on_signals()
+        distributed.start()
+        return True
+    if distributed.rank == 0 and not sample:
+        raise UserError("this script runs in one process: start it with python, not with torchrun")
+    return distributed.rank == 0
+
+
+def start(main, parse_args, torchrun=False):
+    """Run a script. Errors that a user can cause print one line and set the exit status.
+
+    `torchrun`: whether several processes can share the training. The first one prints, the others are silent."""
+
+    def terminate(*_):
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    if distributed.rank > 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    args = parse_args()
+    try:
+        if distributed.processes == 1 or start_processes(args, torchrun):
+            main(args)
+        return distributed.end()
+    except BaseException as error:
+        explanation = explained(error)
+        if explanation is None or os.environ.get("A3_DEBUG"):
+            let_one_speak()
+            raise
+    leave(*explanation)

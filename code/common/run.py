@@ -29,6 +29,7 @@ import filelock
 import torch
 from tqdm import tqdm
 
+from common import distributed
 from common.devices import choose_device, peak_megabytes, processor
 from common.digest import CODE, code_digest
 from common.files import load_state, load_weights, save_state
@@ -60,7 +61,7 @@ def one_cycle(optimizer, lr, steps):
 
 def require_finite(losses, limit=float("inf")):
     """Stop if a loss of this epoch is too large, infinite or NaN. A check in each step would slow down a GPU."""
-    losses = torch.stack(losses) if losses else torch.zeros(0)
+    losses = distributed.add(torch.stack(losses)) if losses else torch.zeros(0)
     bad = torch.nonzero(~torch.isfinite(losses) | (losses.abs() > limit))
     if len(bad):
         raise FloatingPointError(f"step {int(bad[0, 0]) + 1}")
@@ -89,23 +90,29 @@ class Run:
             raise UserError(f"--name {self.name}: must be a name, not a path")
         self.settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
         self.device, why = choose_device(args.device)
+        self.device, self.processes = distributed.own_device(self.device), distributed.processes
         self.folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / self.name
         self.checkpoint = self.folder / "checkpoint.pt"
         self.history, self.seconds, self.epoch_seconds, self.bar = [], 0.0, [], None
         self.commit, self.code = git_commit(), code_digest(self.script)
-        (self.folder / "figures").mkdir(parents=True, exist_ok=True)
-        self._lock()
-        if args.fresh:
-            self._clear()
-        for partial in self.folder.glob("*.part"):  # left by a process that was killed while writing
-            partial.unlink()
+        if distributed.rank == 0:
+            self._open()
+        distributed.let_others_start()
         self.finished = (self.folder / "results.json").exists()
-        self._check_settings()
         current = self
-        print(f"Device: {self.device} ({why})")
+        print(f"Device: {self.device} ({why})" + (f", {self.processes} processes" if self.processes > 1 else ""))
         print(f"Files:  {show(self.folder)}/")
         if self.finished:
             print("This run is finished. Use --fresh to repeat it, or code/study/analyses.py to analyse it.")
+
+    def _open(self):
+        (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+        self._lock()
+        if self.args.fresh:
+            self._clear()
+        for partial in self.folder.glob("*.part"):  # left by a process that was killed while writing
+            partial.unlink()
+        self._check_settings()
 
     def _lock(self):
         self.lock = filelock.FileLock(self.folder / ".lock")  # held until the process ends
@@ -125,7 +132,8 @@ class Run:
     def _check_settings(self):
         """A run can be resumed only with its original settings."""
         path, folder = self.folder / "settings.json", show(self.folder)
-        if self.finished or self.checkpoint.exists():
+        finished = (self.folder / "results.json").exists()
+        if finished or self.checkpoint.exists():
             now = {" script": self.script, **self.settings}  # the space sorts the script before the options
             try:
                 saved = json.loads(path.read_text())
@@ -136,7 +144,7 @@ class Run:
                 if before.get(key) != now.get(key):
                     message = f"{folder} was made with {key.strip()} = {before.get(key)}, not {now.get(key)}"
                     raise UserError(f"{message}: choose another --name, or start again with --fresh")
-            if not self.finished and not self.args.resume:
+            if not finished and not self.args.resume:
                 raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
         settings = {"script": self.script, "data": self.data, "settings": self.settings}
         write_atomically(path, json.dumps(settings, indent=1).encode())
@@ -152,8 +160,11 @@ class Run:
         """Load the state of the parts {name: module, optimizer or schedule} from the checkpoint, if there is one.
 
         Returns the other entries of the checkpoint."""
-        if not self.checkpoint.exists():
-            return {}
+        others = self._load(parts) if self.checkpoint.exists() else {}
+        distributed.agree(len(self.history), parts.values())
+        return others
+
+    def _load(self, parts):
         state = load_state(self.checkpoint, self.device)
         try:
             self.history, self.epoch_seconds = state.pop("history"), state.pop("epoch_seconds")
@@ -168,6 +179,8 @@ class Run:
 
     def save(self, parts, **state):
         """Write the checkpoint and metrics.csv at the end of an epoch, after `record`."""
+        if distributed.rank > 0:
+            return
         states = {name: part.state_dict() for name, part in parts.items()}
         save_state(self.checkpoint, {**states, **state, "history": self.history, "epoch_seconds": self.epoch_seconds})
         table = io.StringIO()
@@ -175,6 +188,11 @@ class Run:
         writer.writeheader()
         writer.writerows(self.history)
         write_atomically(self.folder / "metrics.csv", table.getvalue().encode())
+
+    def saved_epoch(self):
+        """The last epoch in metrics.csv; None if there is none."""
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.folder / "metrics.csv").read_text().splitlines()[-1].split(",")[0])
 
     def record(self, epoch, **metrics):
         """Add one row to the history and print it."""
@@ -221,13 +239,14 @@ class Run:
     def finish(self, modules, **final):
         """Write results.json, from which the README, the report and the comparisons of runs are made."""
         self.close_bar()
-        command = shlex.join(["python", f"code/{self.script}", *sys.argv[1:]])
+        command = shlex.join([*distributed.launcher(), f"code/{self.script}", *sys.argv[1:]])
         results = {
             "run": self.name, "script": self.script, "command": command if not self.args.data_root else None,
             "commit": self.commit, "code": self.code, "data": self.data, "seed": self.args.seed,
             "quick": self.args.quick, "settings": self.settings,
             "device": str(self.device), "processor": processor(self.device), "torch": torch.__version__,
             "python": platform.python_version(), "threads": torch.get_num_threads(),
+            "processes": self.processes,
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
             "epochs": self.epochs, "seconds": round(self.seconds, 2), "peak_megabytes": peak_megabytes(),
             "curves": {name: self.column(name) for name in self.history[0]},

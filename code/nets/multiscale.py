@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from common import distributed
 from datasets.files import UserError
 
 
@@ -43,10 +44,11 @@ class ActNorm(nn.Module):
     def forward(self, z, ldj, reverse=False):
         if self.training and not reverse and not self.started:
             with torch.no_grad():
-                self.mean.copy_(z.mean((0, 2, 3), keepdim=True))
-                self.log_std.copy_(z.std((0, 2, 3), keepdim=True).clamp_min(1e-3).log())
+                batch = distributed.whole(z)
+                self.mean.copy_(batch.mean((0, 2, 3), keepdim=True))
+                self.log_std.copy_(batch.std((0, 2, 3), keepdim=True).clamp_min(1e-3).log())
                 self.started.fill_(True)
-        logdet = self.log_std.sum() * z[0, 0].numel()  # the same factor for all pixels of a channel
+        logdet = self.log_std.sum() * z.shape[2:].numel()  # the same factor for all pixels of a channel
         if reverse:
             return z * torch.exp(self.log_std) + self.mean, ldj + logdet
         return (z - self.mean) * torch.exp(-self.log_std), ldj - logdet
@@ -72,7 +74,7 @@ class Conv1x1(nn.Module):
 
     def forward(self, z, ldj, reverse=False):
         with torch.autocast(z.device.type, enabled=False):
-            logdet = torch.linalg.slogdet(self.matrix).logabsdet * z[0, 0].numel()
+            logdet = torch.linalg.slogdet(self.matrix).logabsdet * z.shape[2:].numel()
             if reverse:
                 return F.conv2d(z, torch.linalg.inv(self.matrix)[:, :, None, None]), ldj - logdet
             return F.conv2d(z, self.matrix[:, :, None, None]), ldj + logdet
@@ -189,7 +191,7 @@ class Dequantizer(nn.Module):
     def forward(self, x):
         """x [B, 784] -> u [B, 784] and log q(u | x) [B]."""
         log_std, mean = self.nn(squeeze(x.view(-1, 1, self.side, self.side) / 128 - 1))
-        e = torch.randn_like(mean)
+        e = distributed.noise(torch.randn_like, mean)
         log_std = log_std + self.log_std
         t = self.mean + mean + torch.exp(log_std) * e
         log_q = -0.5 * (e**2 + math.log(2 * math.pi)) - log_std - F.logsigmoid(t) - F.logsigmoid(-t)
