@@ -150,6 +150,26 @@ def test_a_run_that_fails_is_named_with_its_last_line(checkout):
     assert "log.txt" in said
 
 
+def test_every_index_trains_one_job_of_the_printed_list(tmp_path, monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": "mnist", "binary": "bmnist"})
+    monkeypatch.setattr(train, "call", lambda command, log, advance: started.append(command))
+    monkeypatch.setattr(analyses, "analyse_once", lambda folder: None)
+    selection = ["vae-z2", "--group", "core", "--seed", "42", "7"]
+    train.main(train.parse_args([*selection, "--list"]))
+    listed = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert [int(number) for number, _ in listed] == list(range(10))
+    assert {name for _, name in listed} >= {"vae-z2", "vae-z2-seed7", "nf-multiscale-seed7"}
+    for number, name in listed:
+        train.main(train.parse_args([*selection, "--index", number]))
+        (command,) = started
+        assert command[-5:] == ["--name", name, "--seed", "7" if name.endswith("seed7") else "42", "--resume"]
+        started.clear()
+    with pytest.raises(UserError, match="the 10 jobs are numbered from 0"):
+        train.main(train.parse_args([*selection, "--index", "10"]))
+
+
 def test_wrong_names_end_in_one_line(checkout):
     for words in (["lstm"], [], ["--group", "gpu"]):
         checkout.run("study/train.py", *words, status=2)

@@ -4,6 +4,12 @@
     python code/study/train.py --group core     same as `make`; other groups: long, autoregressive, family, plane
     python code/study/train.py --list           print all runs and their commands
 
+With `--list`, a selection of runs and seeds is printed as a numbered list of jobs. `--index` trains one of them, in a
+job array of a cluster for example (docs/cluster.md):
+
+    python code/study/train.py --group core --seed 42 43 44 --list
+    python code/study/train.py --group core --seed 42 43 44 --index 3
+
 Finished runs are skipped, unfinished runs are resumed. If MNIST is not available, runs use glyph digits and fewer
 epochs.
 """
@@ -95,9 +101,8 @@ class Progress:
         self.bar.set_postfix_str(self.left(done))
 
 
-def train(entries, seeds, data, quick, published):
+def train(jobs, data, quick, published):
     runs = ROOT / "runs" / ("quick" if quick else ".")
-    jobs = [(entry, seed) for entry in entries for seed in seeds]
     progress = Progress(sum(entry.seconds for entry, _ in jobs))
     for entry, seed in jobs:
         name, before = name_of(entry, seed), progress.done
@@ -133,7 +138,7 @@ def show_list():
 
 
 def main(args):
-    if args.list:
+    if args.list and not (args.runs or args.group or args.seeds):
         return show_list()
     entries = [registry.get(name) for name in args.runs]
     for group in args.group:
@@ -143,7 +148,16 @@ def main(args):
     entries = list(dict.fromkeys(entries))
     if not entries:
         raise registry.UserError("no run or group given; list them with python code/study/train.py --list")
-    train(entries, SEEDS if args.seeds else args.seed, data_at_hand(entries), args.quick, args.published)
+    jobs = [(entry, seed) for entry in entries for seed in (SEEDS if args.seeds else args.seed)]
+    if args.list:
+        for index, (entry, seed) in enumerate(jobs):
+            print(f"{index:4}  {name_of(entry, seed):32}{entry.title}")
+        return
+    if args.index is not None:
+        if args.index >= len(jobs):
+            raise registry.UserError(f"--index {args.index}: the {len(jobs)} jobs are numbered from 0 (see --list)")
+        jobs = [jobs[args.index]]
+    train(jobs, data_at_hand([entry for entry, _ in jobs]), args.quick, args.published)
 
 
 def parse_args(words=None):
@@ -155,7 +169,9 @@ def parse_args(words=None):
     parser.add_argument("--seeds", action="store_true", help="all seeds of the runs that have three seeds")
     parser.add_argument("--published", action="store_true", help="add the extra options of published runs")
     parser.add_argument("--quick", action="store_true", help="small runs, to check that everything works")
-    parser.add_argument("--list", action="store_true", help="print all runs and stop")
+    text = "print all runs and stop; with a selection: a numbered list of runs and seeds"
+    parser.add_argument("--list", action="store_true", help=text)
+    parser.add_argument("--index", type=cli.number(int, 0), metavar="I", help="train only job I of that list")
     return parser.parse_args(words)
 
 
