@@ -171,7 +171,7 @@ def our_vae(images):
     model, data = vae.VAE().train(), TimedLoader(images)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
     epoch = lambda: vae.epoch_iter(model.train(), data, optimizer)
-    return Loop(data, [optimizer], epoch, model.sample, fast=True)
+    return Loop(data, [optimizer], epoch, model.sample, fast=True, nets=[model])
 
 
 def our_gan(images, options=()):
@@ -181,7 +181,7 @@ def our_gan(images, options=()):
     optimizers = [adam(generator), adam(discriminator)]
     epoch = lambda: gan.train(data, discriminator, generator, *optimizers)
     sample = lambda n: gan.images_of(generator.eval(), torch.randn(n, generator.latent_dim))
-    return Loop(data, optimizers, epoch, sample, fast=True)
+    return Loop(data, optimizers, epoch, sample, fast=True, nets=[generator, discriminator])
 
 
 def our_narrow_gan(images):
@@ -193,7 +193,7 @@ def our_nf(images, options=()):
     model = nf.Model([784], args.flows, args.hidden, arch=args.arch, mix=args.mix, dequantize=args.dequantize)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
     epoch = lambda: nf.epoch_iter(model.train(), data, optimizer)
-    return Loop(data, [optimizer], epoch, model.sample, fast=True)
+    return Loop(data, [optimizer], epoch, model.sample, fast=True, nets=[model])
 
 
 def grey_images(options):

@@ -69,6 +69,7 @@ MEASURED = {
     "seeds": ("seeds.json", None, None),
     "bench": ("bench.json", None, None),
     "growth": ("growth.json", "growth.pdf", "bench/growth.pdf"),
+    "scaling": ("scaling.json", None, None),
     "race": ("race.json", "race.pdf", "race.pdf"),
 }
 
