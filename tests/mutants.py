@@ -22,7 +22,7 @@ import torch.utils.flop_counter
 import torchvision.datasets  # all imported once here, not once for each fault
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("code", "datasets", "report", "tests", "README.md", "Makefile", "pyproject.toml", "requirements.txt")
+PARTS = ("code", "datasets", "docs", "report", "tests", "README.md", "Makefile", "pyproject.toml", "requirements.txt")
 LONGEST = 300  # seconds: a fault may make a test run for ever
 ENOUGH = 0.95
 # (file, test files that should notice): [(name, old text, new text)]
