@@ -196,8 +196,9 @@ def test_mean_and_spread_over_seeds():
     for result in results:
         result["final"]["seconds_to_1_85"] = 70.0
     assert seeds.summary(results)["seconds_to_1_85"]["mean"] == 70
-    results[0]["threads"] = 1  # seconds of one thread and of two do not compare
-    assert not {"seconds", "seconds_to_1_85"} & set(seeds.summary(results))
+    for key in ("threads", "processes"):  # seconds of one thread and of two do not compare, nor of two processes
+        other = [{**results[0], key: 1 if key == "threads" else 2}, *results[1:]]
+        assert not {"seconds", "seconds_to_1_85"} & set(seeds.summary(other))
 
 
 def test_seeds_with_different_settings_are_not_averaged():

@@ -113,7 +113,7 @@ def explained(error):
         where, saved = f"epoch {run.current.history[-1]['epoch'] + 1}, {error}", show(run.current.checkpoint)
         problem = f"the loss became too large, infinite or NaN in {where}"
         return f"{problem}; the state before this epoch is in {saved}; try a lower learning rate", 1
-    if distributed.processes > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+    if distributed.processes > 1 and (isinstance(error, dist.DistError) or "gloo/" in str(error)):
         return f"another process of this run has ended: {how_to_resume()}", 1
     if isinstance(error, BrokenPipeError):  # for example after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

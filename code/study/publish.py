@@ -104,6 +104,7 @@ def table(found):
             continue
         result = found[entry.name]
         cost = f"{result['seconds']:.0f} s, {result['device']}, {tables.plural(result['threads'], 'thread')}"
+        cost += f", {result['processes']} processes" if result.get("processes", 1) > 1 else ""
         for i, key in enumerate(entry.results):
             about = ("", "", "") if i else (entry.title, cost, f"{result['parameters']:,}")
             value = f"**{tables.number(result['final'][key], 3 if 'bpd' in key else 2)}**"
