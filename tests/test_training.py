@@ -200,6 +200,19 @@ def test_the_best_gan_is_kept_and_judged_once_on_test_images(data, monkeypatch):
     assert {key: final[key] for key in expected} == expected
 
 
+def test_the_averaged_generators_statistics_are_computed_in_the_epochs_that_use_them(data, monkeypatch):
+    update, epochs = gan.update_batchnorm, []
+
+    def watched(average):
+        epochs.append(len(run.current.history))
+        return update(average)
+
+    monkeypatch.setattr(gan, "EVALUATE_EVERY", 4)
+    monkeypatch.setattr(gan, "update_batchnorm", watched)
+    CASES["gan"]()
+    assert epochs == [0, 1, 3]  # samples are measured in the first and the last epoch, and drawn half-way
+
+
 @cases
 def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, data, monkeypatch):
     case("--fresh")

@@ -64,7 +64,7 @@ MODELS = {
 
 @functools.cache
 def reference(data, data_root, quick, device):
-    """(classifier, features of test images, metrics of training images): what samples are compared with."""
+    """What samples are compared with: (classifier, (features, radii) of test images, metrics of training images)."""
     binary = data in BINARY
     load = functools.partial(bmnist if binary else mnist, data_root, download=False)
     train, _, test = load(data=data)
@@ -72,7 +72,8 @@ def reference(data, data_root, quick, device):
     classifier = quality.load_classifier(name, device, lambda: load(data=name))
     n, white = 1000 if quick else 10000, 1 if binary else 255
     features, _ = quality.classify(classifier, test.subset(n).images / white)
-    return classifier, features, quality.sample_metrics(classifier, train.subset(n).images / white, features)
+    against = features, quality.radii(features)
+    return classifier, against, quality.sample_metrics(classifier, train.subset(n).images / white, *against)
 
 
 def grey_of(data):
@@ -82,8 +83,8 @@ def grey_of(data):
 
 def judged(images, data, args, device):
     """All sample-quality metrics for images in 0..1, with `data` as reference."""
-    classifier, features, of_training_images = reference(data, args.data_root, args.quick, device)
-    metrics = quality.beside_real(quality.sample_metrics(classifier, images, features), of_training_images)
+    classifier, against, of_training_images = reference(data, args.data_root, args.quick, device)
+    metrics = quality.beside_real(quality.sample_metrics(classifier, images, *against), of_training_images)
     return {"reference": data, "images": len(images), "classifier": quality.origin(LABELLED.get(data, data)), **metrics}
 
 
