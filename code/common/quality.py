@@ -134,7 +134,7 @@ def frechet(a, b):
 
 def radii(points, k=5):
     """The distance from each point [N, D] to its k-th nearest neighbour among the other points: [N]."""
-    return torch.cat([torch.cdist(x, points).topk(k + 1, largest=False).values[:, -1] for x in points.split(250)])
+    return torch.cat([torch.cdist(x, points).topk(k + 1, largest=False).values[:, -1] for x in points.split(500)])
 
 
 def manifold_overlap(real, fake, k=5, real_radius=None):
@@ -146,12 +146,12 @@ def manifold_overlap(real, fake, k=5, real_radius=None):
     real_radius = radii(real, k) if real_radius is None else real_radius
     in_real_balls = torch.zeros(len(fake))  # the number of balls around real images that contain each sample
     recalled, covered = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
-    for start in range(0, len(real), 250):
-        part = slice(start, start + 250)
-        distance = torch.cdist(real[part], fake)  # [250, fakes]
+    for start in range(0, len(real), 500):
+        part = slice(start, start + 500)
+        distance = torch.cdist(real[part], fake)  # [500, fakes]
         in_real_balls += (distance < real_radius[part, None]).sum(0)
         recalled[part] = (distance < fake_radius).any(1)
-        covered[part] = distance.min(1).values < real_radius[part]
+        covered[part] = distance.amin(1) < real_radius[part]
     return {
         "precision": float((in_real_balls > 0).float().mean()),
         "recall": float(recalled.float().mean()),
