@@ -19,7 +19,7 @@ import a3_gan_template as gan_script
 import a3_nf_template as flow_script
 import a3_vae_template as vae_script
 from beyond import vae_family
-from common import cli, figures, quality
+from common import cli, figures, models, quality
 from common.devices import autocast, choose_device
 from common.run import git_commit, read_results
 from datasets.bmnist import BINARY, bmnist
@@ -173,7 +173,7 @@ def analyse(folder, data_root=None):
     if run.results["script"] not in ANALYSES:
         return print(f"{folder.name}: no analysis exists for {run.results['script']}")
     load, make = ANALYSES[run.results["script"]]
-    model = load(folder / "model.pt").to(run.device)
+    model = load(models.model_file(folder)).to(run.device)
     splits = (bmnist if run.data in BINARY else mnist)(data_root, data=run.data, download=False)
     if run.data in GREY and run.results["script"] == registry.FAMILY:
         splits = [split.as_means() for split in splits]

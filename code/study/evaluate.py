@@ -28,7 +28,7 @@ import a3_gan_template as gan
 import a3_nf_template as flow
 import a3_vae_template as vae
 from beyond import autoregressive
-from common import cli, figures, quality
+from common import cli, figures, models, quality
 from common.devices import autocast, choose_device, peak_megabytes, processor
 from common.run import git_commit, seed_epoch
 from datasets.bmnist import BINARY, bmnist
@@ -133,7 +133,7 @@ def interpolation(decode, dimensions, classifier, device):
 def evaluate(entry, folder, results, args, device):
     """(the run's entry in comparison.json, rows of samples, a row of interpolation or None)."""
     load, images_of, dimensions_of = MODELS[results["script"]]
-    model = load(folder / "model.pt").to(device)
+    model = load(models.model_file(folder)).to(device)
     dimensions, decode = dimensions_of(model), lambda z: images_of(model, z)
     data, has_codes, times = results["data"], results["script"] != registry.AUTOREGRESSIVE, []
     images_from(decode, torch.randn(100, dimensions), device)  # warm-up
