@@ -304,9 +304,11 @@ def main(args):
             batches = run.train_progress(train_data)
             losses = train(batches, discriminator, generator, optimizer_G, optimizer_D, after_step)
             warn_if_dead(epoch, losses, run.say)
-        update_batchnorm(average)
+        measure = epoch % EVALUATE_EVERY == 0 or epoch == args.n_epochs
+        if measure or epoch in stages(args.n_epochs):
+            update_batchnorm(average)
         distance = None
-        if epoch % EVALUATE_EVERY == 0 or epoch == args.n_epochs:
+        if measure:
             samples = images_of(average, torch.randn(n_samples, args.latent_dim))
             distance = quality.frechet(quality.classify(classifier, samples)[0], val_features)
         run.record(epoch, **losses, frechet_val=distance)

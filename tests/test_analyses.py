@@ -113,8 +113,9 @@ def test_a_finished_run_is_analysed_from_its_model_file(name, trained, checkout)
     assert ("norm_ratio" in numbers) == (name == "gan")
 
 
-def test_a_run_without_its_model_file_is_refused_in_one_line(trained, checkout):
+def test_a_run_of_an_older_version_without_a_model_file_is_refused_in_one_line(trained, checkout):
     (trained / "nf" / "model.pt").rename(trained / "nf" / "kept.pt")
-    done = checkout.run("study/analyses.py", "nf", "--quick", status=2)
+    for words in (["study/analyses.py", "nf", "--quick"], ["study/evaluate.py", "--quick", "--only", "nf"]):
+        done = checkout.run(*words, status=2)
+        assert "an older version of the code made it: repeat the run with --fresh" in done.stderr
     (trained / "nf" / "kept.pt").rename(trained / "nf" / "model.pt")
-    assert "model.pt cannot be read" in done.stderr

@@ -242,7 +242,9 @@ def test_overlap_on_an_example_worked_by_hand():
     # k = 1: balls of radius 1 around 0 and 1, of radius 9 around 10 (all on a line)
     real = torch.tensor([[0.0], [1.0], [10.0]])
     fake = torch.tensor([[0.5], [0.6], [30.0], [30.2]])
+    assert quality.radii(real, 1).tolist() == [1, 1, 9]
     result = quality.manifold_overlap(real, fake, k=1)
+    assert quality.manifold_overlap(real, fake, k=1, real_radius=quality.radii(real, 1)) == result
     assert result["precision"] == pytest.approx(2 / 4)  # 0.5 and 0.6 lie in balls of real points
     assert result["density"] == pytest.approx(4 / 4)  # each of them in the balls of 0 and 1: 4 hits
     assert result["coverage"] == pytest.approx(2 / 3)  # 10 has no sample nearer than its neighbour at distance 9

@@ -10,6 +10,7 @@ import torch
 
 import a3_nf_template as nf
 from a3_nf_template import Coupling, Flow, Model
+from common import devices
 from datasets.files import UserError
 from datasets.mnist import mnist
 from nets import multiscale
@@ -153,8 +154,26 @@ def test_averages_count_images_alike_and_densities_before_their_logarithm():
     bits = 784 * math.log(2)
     assert nf.epoch_iter(Known([-100.0, -200.0], [-600.0]).eval(), data, None) == pytest.approx(300 / bits)
     known = Known([-100.0, -200.0], [-101.0, -190.0], [-600.0], [-600.0])
+    single, averaged = nf.averaged_bpd(known, data, 2)
+    assert single == pytest.approx((100.5 + 195 + 600) / 3 / bits)
     averages = np.logaddexp([-100, -200, -600], [-101, -190, -600]) - math.log(2)
-    assert nf.averaged_bpd(known, data, 2) == pytest.approx(-averages.mean() / bits)
+    assert averaged == pytest.approx(-averages.mean() / bits)
+
+
+@options([{"arch": "template"}, MULTISCALE[-1]])
+def test_evaluation_in_bfloat16_agrees_with_float32(options, monkeypatch):
+    """It evaluates the flow that was trained and is sampled from: couplings are invertible in any precision."""
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda device_type: True)
+    model, data = any_model(options, scale=0.5), [(torch.randint(0, 256, (100, 784)).float(), None)]
+    kinds, found = [], []
+    linear = [part for part in model.modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))][-1]
+    linear.register_forward_hook(lambda module, given, output: kinds.append(output.dtype))
+    for wanted in ("", "1"):
+        monkeypatch.setenv("A3_FLOAT32", wanted)
+        torch.manual_seed(0)
+        found.append([nf.epoch_iter(model, data, None), *nf.averaged_bpd(model, data, 2)])
+    assert kinds == 3 * [torch.bfloat16] + 3 * [torch.float32]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
 def test_two_steps_of_training_by_hand():

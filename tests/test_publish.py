@@ -241,6 +241,55 @@ def test_what_was_measured_is_published_and_told_in_the_readme(place):
     assert (place / "README.md").read_text() == readme
 
 
+def comparison_of(place, **seconds):
+    """A comparison in runs/, with these training seconds of each run and both kinds of figures."""
+    made_up, folder = made_up_comparison(), place / "runs" / "comparison"
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name in ("samples.png", "beyond.png"):
+        (folder / "figures" / name).write_bytes(b"new")
+    entries = {run: made_up["nf"] | {"training_seconds": spent, "commit": "mine"} for run, spent in seconds.items()}
+    (folder / "comparison.json").write_text(json.dumps(entries))
+
+
+def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(place, capsys):
+    results, figures = place / "report" / "results", place / "report" / "figures" / "comparison"
+    before = {name: json.loads((results / f"{name}.json").read_text()) for name in ("comparison", "seeds")}
+    figures.mkdir(parents=True)
+    for name in ("samples.png", "beyond.png"):
+        (figures / name).write_bytes(b"old")
+    beyond = [run for run in before["comparison"] if registry.get(run).group != "core"]
+    mine = ["nf", *beyond]
+    comparison_of(place, **{run: before["comparison"][run]["training_seconds"] for run in mine})
+    line = {
+        "seeds": [1, 2],
+        "data": "mnist",
+        "commits": ["mine"],
+        "val_bpd": {"values": [1, 2], "mean": 1.5, "spread": 1},
+    }
+    (place / "runs" / "seeds.json").write_text(json.dumps({"nf": line}))
+    publish_all()
+    after = {name: json.loads((results / f"{name}.json").read_text()) for name in before}
+    assert list(after["comparison"]) == list(before["comparison"])
+    for run, entry in after["comparison"].items():
+        assert entry["commit"] == ("mine" if run in mine else before["comparison"][run]["commit"])
+        assert run in mine or entry == before["comparison"][run]
+    assert after["seeds"] == before["seeds"] | {"nf": line}
+    # the figure of the core runs would show one run only
+    assert ((figures / "samples.png").read_bytes(), (figures / "beyond.png").read_bytes()) == (b"old", b"new")
+    assert "samples.png: published version kept, because runs/comparison/ lacks vae-z20" in capsys.readouterr().out
+
+
+def test_a_run_is_not_published_beside_the_comparison_of_an_older_one(place, capsys):
+    finished_run(place, "gan", seconds=9.0)
+    before = content(place)
+    with pytest.raises(UserError, match="judges another run gan .* evaluate.py --only gan"):
+        publish_all()
+    assert content(place) == before
+    comparison_of(place, gan=9.0)
+    publish_all()
+    assert json.loads((place / "report" / "results" / "gan.json").read_text())["seconds"] == 9.0
+
+
 def test_results_that_the_code_has_outgrown_are_listed(place, capsys):
     path = place / "report" / "results" / "nf.json"
     result = json.loads(path.read_text())

@@ -31,6 +31,14 @@ def load_model(path, script, make):
     return module.eval()
 
 
+def model_file(folder):
+    """The model file of a finished run."""
+    if not (folder / "model.pt").exists():
+        problem = f"{show(folder)} has no model.pt, because an older version of the code made it"
+        raise UserError(f"{problem}: repeat the run with --fresh, or delete this folder")
+    return folder / "model.pt"
+
+
 def find_model(name, data_names, quick=False):
     """The model file of the run with this name on the first of these datasets; without a run, the published file."""
     runs = ROOT / "runs" / ("quick" if quick else ".")

@@ -114,7 +114,7 @@ def origin(data):
 def classify(model, images):
     """(features [N, 128], class probabilities [N, 10]) of images in 0..1."""
     device = next(model.parameters()).device
-    parts = [model(batch.to(device).float()) for batch in images.split(500)]
+    parts = [model(batch.to(device).float()) for batch in images.split(250)]  # larger batches do not fit into caches
     features = torch.cat([features for _, features in parts]).cpu()
     return features, torch.cat([logits.softmax(1) for logits, _ in parts]).cpu()
 
@@ -132,26 +132,26 @@ def frechet(a, b):
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s_a) + np.trace(s_b) - 2 * cross)
 
 
-def manifold_overlap(real, fake, k=5):
+def radii(points, k=5):
+    """The distance from each point [N, D] to its k-th nearest neighbour among the other points: [N]."""
+    return torch.cat([torch.cdist(x, points).topk(k + 1, largest=False).values[:, -1] for x in points.split(500)])
+
+
+def manifold_overlap(real, fake, k=5, real_radius=None):
     """Precision, recall, density and coverage of `fake` with respect to `real` features, [N, D] each.
 
-    Each point is the centre of a ball that reaches to its k-th nearest neighbour in the same set."""
-    real, fake = real.float(), fake.float()
-
-    def radii(points):
-        return torch.cat(
-            [torch.cdist(part, points).topk(k + 1, largest=False).values[:, -1] for part in points.split(1000)]
-        )
-
-    real_radius, fake_radius = radii(real), radii(fake)
+    Each point is the centre of a ball that reaches to its k-th nearest neighbour in the same set. `real_radius` is
+    radii(real, k), if it is already known."""
+    fake_radius = radii(fake, k)
+    real_radius = radii(real, k) if real_radius is None else real_radius
     in_real_balls = torch.zeros(len(fake))  # the number of balls around real images that contain each sample
     recalled, covered = torch.zeros(len(real), dtype=torch.bool), torch.zeros(len(real), dtype=torch.bool)
-    for start in range(0, len(real), 1000):
-        part = slice(start, start + 1000)
-        distance = torch.cdist(real[part], fake)  # [1000, fakes]
+    for start in range(0, len(real), 500):
+        part = slice(start, start + 500)
+        distance = torch.cdist(real[part], fake)  # [500, fakes]
         in_real_balls += (distance < real_radius[part, None]).sum(0)
         recalled[part] = (distance < fake_radius).any(1)
-        covered[part] = distance.min(1).values < real_radius[part]
+        covered[part] = distance.amin(1) < real_radius[part]
     return {
         "precision": float((in_real_balls > 0).float().mean()),
         "recall": float(recalled.float().mean()),
@@ -160,8 +160,8 @@ def manifold_overlap(real, fake, k=5):
     }
 
 
-def sample_metrics(model, images, real_features):
-    """All metrics of images in 0..1, compared with the features of real images."""
+def sample_metrics(model, images, real_features, real_radius):
+    """All metrics of images in 0..1, compared with the features of real images and their `radii`."""
     features, probabilities = classify(model, images)
     classes = torch.bincount(probabilities.argmax(1), minlength=10)
     share = (classes / classes.sum()).double()
@@ -171,7 +171,7 @@ def sample_metrics(model, images, real_features):
         # Kullback-Leibler divergence of the class frequencies from the uniform distribution, in nats
         "class_kl": float((share * (10 * share.clamp_min(1e-12)).log()).sum()),
         "confident_share": float((probabilities.max(1).values > CONFIDENT).float().mean()),
-        **manifold_overlap(real_features, features),
+        **manifold_overlap(real_features, features, real_radius=real_radius),
     }
 
 
@@ -185,4 +185,5 @@ def beside_real(of_samples, of_training_images):
 def evaluate_samples(model, samples, real, train):
     """All metrics of samples in 0..1 compared with real images, and of the same number of training images."""
     real_features, _ = classify(model, real)
-    return beside_real(*(sample_metrics(model, images[: len(real)], real_features) for images in (samples, train)))
+    against = real_features, radii(real_features)
+    return beside_real(*(sample_metrics(model, images[: len(real)], *against) for images in (samples, train)))

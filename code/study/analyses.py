@@ -19,8 +19,8 @@ import a3_gan_template as gan_script
 import a3_nf_template as flow_script
 import a3_vae_template as vae_script
 from beyond import vae_family
-from common import cli, figures, quality
-from common.devices import choose_device
+from common import cli, figures, models, quality
+from common.devices import autocast, choose_device
 from common.run import git_commit, read_results
 from datasets.bmnist import BINARY, bmnist
 from datasets.files import ROOT, UserError, show
@@ -57,19 +57,23 @@ def gan_gradients(run, title, train, ahead=50, steps=100):
         with torch.random.fork_rng(), torch.enable_grad():
             torch.manual_seed(0)
             generator, discriminator = gan_script.Generator().to(run.device), gan_script.Discriminator().to(run.device)
-            adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999))
+            adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999), fused=True)
             optimizer_G, optimizer_D = adam(generator), adam(discriminator)
             for step in range(ahead + steps):
                 chosen = torch.randint(len(train.images), (128,)).to(train.images.device)
                 real = train.images[chosen].float().to(run.device) / 127.5 - 1
-                fake = generator(torch.randn(128, generator.latent_dim, device=run.device))
-                logits = discriminator.logits(torch.cat([real, fake.detach()]))
+                with autocast(run.device):
+                    fake = generator(torch.randn(128, generator.latent_dim, device=run.device))
+                    logits = discriminator.logits(torch.cat([real, fake.detach()]))
                 optimizer_D.zero_grad()
                 gan_script.discriminator_loss(logits[:128], logits[128:]).backward()
                 optimizer_D.step()
-                logits = discriminator.logits(fake)
+                discriminator.requires_grad_(False)  # saves computing gradients of D's weights in G's step
+                with autocast(run.device):
+                    logits = discriminator.logits(fake)
                 optimizer_G.zero_grad()
                 loss_of_G(logits).backward()
+                discriminator.requires_grad_(True)
                 squares = [weights.grad.detach().pow(2).sum() for weights in generator.parameters()]
                 norms[name].append(float(torch.stack(squares).sum().sqrt()))
                 scores[name].append(float(torch.sigmoid(logits.detach()).mean()))
@@ -94,11 +98,10 @@ def gan(run, title, generator, train, val, test):
     classes = {"samples": shares(quality.classify(classifier, samples)[1].argmax(1))}
     classes["training images"] = shares(train.labels)
     figures.bars(run.figure("classes.pdf"), classes, f"{title}: classes of 10,000 samples", "digit", "share")
-    nearest = []
-    for sample in samples[:10]:
-        distances = [(part.float().cpu() / 255 - sample).pow(2).sum(1) for part in train.images.split(10000)]
-        nearest.append(train.images[torch.cat(distances).argmin()].float().cpu() / 255)
-    rows = {f"{title}: samples above, nearest training images below": torch.cat([samples[:10], torch.stack(nearest)])}
+    shown = samples[:10]
+    distances = torch.cat([torch.cdist(shown, part.float().cpu() / 255) for part in train.images.split(10000)], 1)
+    nearest = train.images[distances.argmin(1).to(train.images.device)].float().cpu() / 255
+    rows = {f"{title}: samples above, nearest training images below": torch.cat([shown, nearest])}
     figures.image_grids(run.figure("neighbours.png"), rows, 10)
     return gan_gradients(run, title, train)
 
@@ -170,7 +173,7 @@ def analyse(folder, data_root=None):
     if run.results["script"] not in ANALYSES:
         return print(f"{folder.name}: no analysis exists for {run.results['script']}")
     load, make = ANALYSES[run.results["script"]]
-    model = load(folder / "model.pt").to(run.device)
+    model = load(models.model_file(folder)).to(run.device)
     splits = (bmnist if run.data in BINARY else mnist)(data_root, data=run.data, download=False)
     if run.data in GREY and run.results["script"] == registry.FAMILY:
         splits = [split.as_means() for split in splits]

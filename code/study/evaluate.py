@@ -28,7 +28,7 @@ import a3_gan_template as gan
 import a3_nf_template as flow
 import a3_vae_template as vae
 from beyond import autoregressive
-from common import cli, figures, quality
+from common import cli, figures, models, quality
 from common.devices import autocast, choose_device, peak_megabytes, processor
 from common.run import git_commit, seed_epoch
 from datasets.bmnist import BINARY, bmnist
@@ -64,7 +64,7 @@ MODELS = {
 
 @functools.cache
 def reference(data, data_root, quick, device):
-    """(classifier, features of test images, metrics of training images): what samples are compared with."""
+    """What samples are compared with: (classifier, (features, radii) of test images, metrics of training images)."""
     binary = data in BINARY
     load = functools.partial(bmnist if binary else mnist, data_root, download=False)
     train, _, test = load(data=data)
@@ -72,7 +72,8 @@ def reference(data, data_root, quick, device):
     classifier = quality.load_classifier(name, device, lambda: load(data=name))
     n, white = 1000 if quick else 10000, 1 if binary else 255
     features, _ = quality.classify(classifier, test.subset(n).images / white)
-    return classifier, features, quality.sample_metrics(classifier, train.subset(n).images / white, features)
+    against = features, quality.radii(features)
+    return classifier, against, quality.sample_metrics(classifier, train.subset(n).images / white, *against)
 
 
 def grey_of(data):
@@ -82,8 +83,8 @@ def grey_of(data):
 
 def judged(images, data, args, device):
     """All sample-quality metrics for images in 0..1, with `data` as reference."""
-    classifier, features, of_training_images = reference(data, args.data_root, args.quick, device)
-    metrics = quality.beside_real(quality.sample_metrics(classifier, images, features), of_training_images)
+    classifier, against, of_training_images = reference(data, args.data_root, args.quick, device)
+    metrics = quality.beside_real(quality.sample_metrics(classifier, images, *against), of_training_images)
     return {"reference": data, "images": len(images), "classifier": quality.origin(LABELLED.get(data, data)), **metrics}
 
 
@@ -132,7 +133,7 @@ def interpolation(decode, dimensions, classifier, device):
 def evaluate(entry, folder, results, args, device):
     """(the run's entry in comparison.json, rows of samples, a row of interpolation or None)."""
     load, images_of, dimensions_of = MODELS[results["script"]]
-    model = load(folder / "model.pt").to(device)
+    model = load(models.model_file(folder)).to(device)
     dimensions, decode = dimensions_of(model), lambda z: images_of(model, z)
     data, has_codes, times = results["data"], results["script"] != registry.AUTOREGRESSIVE, []
     images_from(decode, torch.randn(100, dimensions), device)  # warm-up

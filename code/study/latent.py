@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from scipy import ndimage, stats
 
 from a3_gan_template import spherical, straight
+from a3_vae_template import softplus
 from common import figures
 
 plt = figures.plt
@@ -29,8 +30,8 @@ def vae(run, title, model, train, val, test):
 
 def log_px_given_z(model, x, z):
     """log p(x|z) in nats for each image x [N, 784] and each code z [L, D]: [N, L]."""
-    logits = model.decoder.logits(z)
-    return x @ logits.T - F.softplus(logits).sum(1)  # log Bern(x | sigmoid(l)) = x l - softplus(l)
+    parts = (model.decoder.logits(part) for part in z.split(1000))  # larger parts do not fit into caches
+    return torch.cat([x @ logits.T - softplus(logits).sum(1) for logits in parts], 1)  # log Bern = x l - softplus(l)
 
 
 def log_weights_of_q(model, x, n):
@@ -76,7 +77,7 @@ def posteriors(run, title, model, val, n_images=200, reach=6.0):
     z = torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)  # [side * side, 2]
     log_cell = 2 * math.log(2 * reach / (side - 1))
     log_prior = -0.5 * z.pow(2).sum(1) - math.log(2 * math.pi)
-    log_joint = torch.cat([log_px_given_z(model, x, part) for part in z.split(20_000)], 1) + log_prior  # [N, side^2]
+    log_joint = log_px_given_z(model, x, z) + log_prior  # [N, side^2]
     log_px = log_joint.logsumexp(1) + log_cell
     coarse = log_joint.view(-1, side, side)[:, ::2, ::2].flatten(1).logsumexp(1) + log_cell + math.log(4)
 

@@ -18,6 +18,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from common import cli
 from common.digest import code_digest
 from common.files import load_state, save_state
+from common.models import model_file
 from common.run import read_results
 from datasets.files import ROOT, UserError, show
 from study import registry, tables
@@ -82,6 +83,14 @@ def read(name):
 def results():
     """Results of the published runs, in the order of the registry."""
     return {entry.name: found for entry in registry.RUNS if (found := read(entry.name))}
+
+
+def merged(name):
+    """comparison.json or seeds.json as it will be published: runs/ replaces the entries of the runs that it has.
+
+    Each entry names its own commit, so entries of different versions can stand side by side."""
+    entries = read(name) | registry.read_json(RUNS / MEASURED[name][0])
+    return {entry.name: entries[entry.name] for entry in registry.RUNS if entry.name in entries}
 
 
 def machines(found):
@@ -174,9 +183,7 @@ def runs_to_publish():
             continue
         if result["quick"] or result["data"] != entry.data[0]:
             refuse(folder, "is a quick run or used other data")
-        if not (folder / "model.pt").exists():
-            raise UserError(f"{show(folder)} has no model.pt: repeat the run with --fresh")
-        load_state(folder / "model.pt")
+        load_state(model_file(folder))
         found.append((entry, folder))
     return found
 
@@ -184,19 +191,20 @@ def runs_to_publish():
 def check_measured(runs):
     """Raise UserError if what was measured used other data, or if comparison.json does not belong to the runs."""
     path = RUNS / MEASURED["comparison"][0]
-    seconds = {run: result["seconds"] for run, result in results().items()}
-    seconds |= {entry.name: read_results(folder)["seconds"] for entry, folder in runs}
-    for run, entry in registry.read_json(path).items():
-        if entry["quick"] or entry["data"] not in REAL:
-            refuse(path, "contains a quick run or other data")
-        if seconds.get(run, entry["training_seconds"]) != entry["training_seconds"]:
-            raise UserError(f"{show(path)} judges another run {run}: first repeat python code/study/evaluate.py")
+    if any(entry["quick"] or entry["data"] not in REAL for entry in registry.read_json(path).values()):
+        refuse(path, "contains a quick run or other data")
     path = RUNS / MEASURED["seeds"][0]
     if any(line["data"] not in REAL for line in registry.read_json(path).values()):
         refuse(path, "has results on other data")
     path = RUNS / MEASURED["race"][0]
     if any(line["data"] not in REAL for line in registry.read_json(path).get("summary", {}).values()):
         refuse(path, "has results on other data")
+    seconds = {run: result["seconds"] for run, result in results().items()}
+    seconds |= {entry.name: read_results(folder)["seconds"] for entry, folder in runs}
+    for run, entry in merged("comparison").items():
+        if seconds.get(run, entry["training_seconds"]) != entry["training_seconds"]:
+            again = f"first repeat python code/study/evaluate.py --only {run}"
+            raise UserError(f"the comparison judges another run {run} than the one to publish: {again}")
 
 
 def publish_run(entry, folder):
@@ -231,14 +239,34 @@ def copy_figures(source, target):
         shutil.copyfile(source, target)
 
 
+def copy_comparison_figures(source, target):
+    """Copy the figures that show all published runs of their kind, after comparison.json was published."""
+    shown = registry.read_json(RUNS / MEASURED["comparison"][0])
+    for path in sorted(source.iterdir()):
+        beyond = path.name == "beyond.png"  # the other figures show the core runs
+        missing = [
+            run for run in read("comparison") if (registry.get(run).group != "core") == beyond and run not in shown
+        ]
+        if missing:
+            print(f"{path.name}: published version kept, because runs/comparison/ lacks {', '.join(missing)}")
+        else:
+            copy_figures(path, target / path.name)
+
+
 def publish_measured():
     for name, (file, figures, target) in MEASURED.items():
         path = RUNS / file
         if not path.exists():
             print(f"{name}: not in runs/, published version kept")
             continue
-        shutil.copyfile(path, REPORT / "results" / f"{name}.json")
-        if figures:
+        results_file = REPORT / "results" / f"{name}.json"
+        if name in ("comparison", "seeds"):
+            registry.write_json(results_file, merged(name))
+        else:
+            shutil.copyfile(path, results_file)
+        if name == "comparison":
+            copy_comparison_figures(RUNS / figures, REPORT / "figures" / target)
+        elif figures:
             copy_figures(RUNS / figures, REPORT / "figures" / target)
         print(f"{name} published")
 

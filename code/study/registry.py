@@ -57,16 +57,17 @@ def beyond(name, title, options="", seconds=100, kind="binary", **more):
 
 
 RUNS = [
-    Entry("vae-z20", "VAE, D = 20", VAE, "binary", "core", 100, short="--epochs 20", publishing="--eval_samples 5000",
-          results=BOUND, compared=True, seeds="val_elbo"),
-    Entry("vae-z2", "VAE, D = 2", VAE, "binary", "core", 100, "--zdim 2", short="--epochs 20",
-          publishing="--eval_samples 500", results=BOUND[:1], compared=True, seeds="val_elbo"),
+    Entry("vae-z20", "VAE, D = 20", VAE, "binary", "core", 100, short="--epochs 20 --eval_samples 20",
+          publishing="--eval_samples 5000", results=BOUND, compared=True, seeds="val_elbo"),
+    Entry("vae-z2", "VAE, D = 2", VAE, "binary", "core", 100, "--zdim 2",
+          short="--epochs 20 --eval_samples 20", publishing="--eval_samples 500", results=BOUND[:1], compared=True,
+          seeds="val_elbo"),
     Entry("gan", "GAN", GAN, "grey", "core", 560, short="--n_epochs 12",
           results=("frechet", "confident_share", "coverage"), compared=True, seeds="frechet_val"),
     Entry("nf", "RealNVP", FLOW, "grey", "core", 400, short="--epochs 8",
           results=BPD, compared=True, seeds="val_bpd"),
-    Entry("nf-multiscale", "Multi-scale flow", FLOW, "grey", "core", 500, "--arch multiscale", short="--epochs 1",
-          results=BPD, compared=True, seeds="val_bpd"),
+    Entry("nf-multiscale", "Multi-scale flow", FLOW, "grey", "core", 500, "--arch multiscale",
+          short="--epochs 1 --eval_images 2000", results=BPD, compared=True, seeds="val_bpd"),
     Entry("nf-short", "RealNVP, 10 epochs", FLOW, "grey", "long", 160, "--epochs 10",
           results=("seconds_to_1_85", "val_bpd")),
     Entry("nf-multiscale-long", "Multi-scale flow, long", FLOW, "grey", "long", 2600, "--arch multiscale --epochs 36",

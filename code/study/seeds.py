@@ -5,7 +5,7 @@
 
 The run itself is the first seed; runs/<data>/<run>-seed43/ and -seed44/ are the others. runs/seeds.json has the
 values, mean and spread (maximum minus minimum) of each final metric of each run. A run with unfinished seeds keeps its
-earlier entry in the file. To extend the published file, first copy report/results/seeds.json to runs/.
+earlier entry in the file.
 """
 
 import sys
