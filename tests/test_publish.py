@@ -282,7 +282,7 @@ def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(p
 def test_a_run_is_not_published_beside_the_comparison_of_an_older_one(place, capsys):
     finished_run(place, "gan", seconds=9.0)
     before = content(place)
-    with pytest.raises(UserError, match="judges another run gan .* evaluate.py --only gan"):
+    with pytest.raises(UserError, match=r"judges another run gan .* evaluate.py --only gan"):
         publish_all()
     assert content(place) == before
     comparison_of(place, gan=9.0)
