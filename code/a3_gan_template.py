@@ -89,7 +89,7 @@ def jitter(images, pixels=1):
     Shifting the real images makes it harder for D to memorise them. The generated images are shifted in the same way;
     otherwise G would learn to generate shifted digits (DiffAugment, Zhao et al. 2020)."""
     shifts = torch.randint(-pixels, pixels + 1, (8, 2)).tolist()
-    # Rolling the flat images is fast. What leaves on one side enters on the other, but the margins of digits are black.
+    # Rolling the flat images is fast. What leaves on one side enters on the other, in real and generated images alike.
     parts = [part.roll(28 * row + column, 1) for part, (row, column) in zip(distributed.chunk(images, 8), shifts)]
     return torch.cat(parts)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "code"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "code"), str(ROOT), str(ROOT / "tests")]
 import a3_gan_template as gan
 import a3_nf_template as nf
 import a3_vae_template as vae
+import tiny
 from beyond import autoregressive as ar
 from common import cli, distributed, figures, quality, run
 from datasets import loading
@@ -32,36 +33,16 @@ CASES = {
 }
 
 
-class Judge(torch.nn.Module):
-    """A classifier of 16 features."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = torch.nn.Linear(784, 16), torch.nn.Linear(16, 10)
-
-    def forward(self, images):
-        features = self.first(images).relu()
-        return self.last(features), features
-
-
-def tiny(name, names, *_):
-    """In place of loading.find."""
-    name = "glyphs-binary" if "glyphs-binary" in names else "glyphs"
-    numbers = torch.Generator().manual_seed(0)
-    splits = [(256 * torch.rand(n, 784, generator=numbers) ** 3).to(torch.uint8) for n in SIZES]
-    splits = [(part > 127).to(torch.uint8) for part in splits] if "binary" in name else splits
-    return loading.Data(name, splits, [torch.arange(len(part)) % 10 for part in splits], "made up", name)
-
-
 def prepare(folder):
     torch.set_num_threads(1)
-    run.ROOT, loading.find, run.git_commit = folder, tiny, lambda: None
+    run.ROOT, run.git_commit = folder, lambda: None
+    loading.find = lambda name, names, *_: tiny.find(SIZES, name, names)
     run.code_digest = lambda script: None
     gan.EVALUATE_EVERY, gan.update_batchnorm = 1, torch.nn.Module.eval
     ar.seconds_per_sample_pixel = lambda *_: (1.0, 1.0)
     ar.Model.sample = lambda self, uniforms: uniforms
     torch.manual_seed(5)
-    classifier = Judge()
+    classifier = tiny.Judge()
     quality.load_classifier = lambda *_: classifier
     gan.save_interpolations, quality.evaluate_samples = lambda *_: None, lambda *_: {}
     for module in (vae, gan, nf, ar):

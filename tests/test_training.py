@@ -12,6 +12,7 @@ import torch
 import a3_gan_template as gan
 import a3_nf_template as nf
 import a3_vae_template as vae
+import tiny
 from beyond import autoregressive as ar
 from beyond import vae_family as family
 from common import quality, run
@@ -55,37 +56,18 @@ CASES = {
 cases = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 
 
-class Judge(torch.nn.Module):
-    """A small classifier of 16 features."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = torch.nn.Linear(784, 16), torch.nn.Linear(16, 10)
-
-    def forward(self, images):
-        features = self.first(images).relu()
-        return self.last(features), features
-
-
 @pytest.fixture
 def data(monkeypatch, tmp_path):
     """Tiny splits in place of the real ones, runs in a temporary folder, no figures."""
-    numbers = torch.Generator().manual_seed(0)
-    grey = [(256 * torch.rand(n, 784, generator=numbers) ** 3).to(torch.uint8) for n in SIZES]
-
-    def find(name, names, *_):
-        name = "glyphs-binary" if "glyphs-binary" in names else "glyphs"
-        splits = [(part > 127).to(torch.uint8) for part in grey] if "binary" in name else grey
-        return loading.Data(name, splits, [torch.arange(len(part)) % 10 for part in grey], "made up", name)
-
-    monkeypatch.setattr(loading, "find", find)
+    grey = tiny.grey_images(SIZES)
+    monkeypatch.setattr(loading, "find", lambda name, names, *_: tiny.find(SIZES, name, names))
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "git_commit", lambda: None)
     monkeypatch.setattr(gan, "EVALUATE_EVERY", 1)
     monkeypatch.setattr(ar, "seconds_per_sample_pixel", lambda *_: (1.0, 1.0))
     monkeypatch.setattr(ar.Model, "sample", lambda self, uniforms: uniforms)
     torch.manual_seed(5)
-    classifier = Judge()
+    classifier = tiny.Judge()
     monkeypatch.setattr(quality, "load_classifier", lambda *_: classifier)
     for module in (vae, gan, nf, ar, family):
         monkeypatch.setattr(module, "save_figures", lambda *_: None)
@@ -274,7 +256,6 @@ def test_shifts_and_learning_rate_fall_to_0_and_the_kl_weight_rises_to_beta(name
 def test_a_variant_of_the_vae_makes_its_figures_and_is_analysed(options, data, monkeypatch):
     monkeypatch.setattr(family, "save_figures", SAVE_FIGURES)
     monkeypatch.setattr(family, "PixelDecoder", functools.partial(family.PixelDecoder, n_hidden=2, layers=1))
-    data["grey"][1] = data["grey"][1].repeat(17, 1)[:500]
     case = Case(family, "--epochs 1 --hidden 32 --zdim 4 --eval_images 10 --eval_samples 5", "val_elbo", ELBOS)
     case(*options.split())
     results, _ = finished(case)

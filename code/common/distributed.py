@@ -20,9 +20,6 @@ rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if 
 rows = None  # in a loop over `share`: (start, stop, size) of the rows of this process in the whole batch
 
 
-# ---- start and end
-
-
 def start():
     """Connect the processes. All but the first wait until it has found the data and opened the run's folder."""
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
@@ -72,9 +69,6 @@ def launcher():
     nodes, local = os.environ["GROUP_WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
     rendezvous = ["--standalone"] if nodes == "1" else [f"--nnodes={nodes}", "..."]
     return ["torchrun", *rendezvous, f"--nproc_per_node={local}"]
-
-
-# ---- batches
 
 
 def share(batches):
@@ -150,9 +144,6 @@ class BatchNorm1d(nn.BatchNorm1d):
 
     def forward(self, x):
         return own(super().forward(whole(x))) if self.training else super().forward(x)
-
-
-# ---- sums
 
 
 def add(x):

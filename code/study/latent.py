@@ -181,7 +181,8 @@ def drawn_and_real(model, x):
     """Average log p(x|z) and KL term of images sampled from the model, and of real images, with z from q(z|x)."""
     noise, uniforms = torch.randn(len(x), model.z_dim, device=x.device), None
     if model.pixels is not None:  # slow: fewer samples
-        noise, uniforms = noise[:500], torch.rand(500, 784, device=x.device)
+        noise = noise[:500]
+        uniforms = torch.rand(len(noise), 784, device=x.device)
     means = model.draw(noise, uniforms)
     drawn = means if model.gaussian else torch.bernoulli(means)
     if model.gaussian:

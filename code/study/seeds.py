@@ -33,9 +33,8 @@ def summary(results):
     if different - {"seed", "eval_samples"}:
         names = ", ".join(sorted(different - {"seed"}))
         raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
-    alike = (
-        len({(r["threads"], r.get("processes", 1), r["device"]) for r in results}) == 1
-    )  # otherwise seconds are not comparable
+    machines = {(r["threads"], r.get("processes", 1), r["device"]) for r in results}
+    alike = len(machines) == 1  # otherwise seconds are not comparable
     finals = [{**r["final"], "seconds": r["seconds"]} for r in results]
     keys = [key for key in finals[0] if alike or not key.startswith("seconds")]
     if "eval_samples" in different:  # estimates of log p(x) from different numbers of samples are not comparable
