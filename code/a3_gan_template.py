@@ -28,29 +28,72 @@ from common.devices import at_least_float32, autocast
 from common.figures import stage_name
 from common.run import Run, require_finite
 from datasets.mnist import GREY, mnist
+from nets import convolutional
 
-AVERAGING = 0.999  # decay per step of the exponential moving average of the generator's weights
 METRICS = ["loss_D", "loss_G", "D_x", "D_G_z"]  # of each training epoch: both losses, mean of D(x) and of D(G(z))
 EVALUATE_EVERY = 5  # epochs between two measurements of the Frechet distance to the validation images
+PENALTY_EVERY = 4  # steps between two gradient penalties
+# default options of each architecture
+DEFAULTS = {
+    "template": {"n_epochs": 60, "batch_size": 128, "lr": 6e-4, "d_lr": 1e-3, "latent_dim": 16, "waves": 20},
+    "conv": {"n_epochs": 40, "batch_size": 64, "lr": 1e-3, "d_lr": 5e-4, "latent_dim": 16, "waves": 0},
+}
+
+
+def cosines(n):
+    """The n x n lowest two-dimensional cosine waves [n^2, 784], smaller for higher frequencies."""
+    pixel, frequency = torch.arange(28) + 0.5, torch.arange(0.0, n)
+    waves = torch.cos(math.pi / 28 * frequency[:, None] * pixel)  # [n, 28]
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    frequencies = torch.hypot(*torch.meshgrid(frequency, frequency, indexing="ij"))  # [n, n]
+    images = torch.einsum("ui,vj->uvij", waves, waves) / (1 + frequencies)[..., None, None].sqrt()
+    return (28 * images / images.norm()).view(n * n, 784)
 
 
 class Generator(nn.Module):
-    """G maps noise z [B, latent_dim] to images [B, 784] in [-1, 1]. `width` multiplies the template's layer sizes."""
+    """G maps noise z [B, latent_dim + codes] to images [B, 784] in [-1, 1].
 
-    def __init__(self, latent_dim=100, width=1):
+    With `codes` > 0 the noise also contains one of that many one-hot codes, drawn at random (Mukherjee et al. 2019).
+    Codes let G make separate groups of images, such as classes, without images in between.
+    With `waves` > 0 the last layer computes the amplitudes of waves^2 smooth waves instead of single pixels, and the
+    images start nearly black."""
+
+    def __init__(self, latent_dim=100, codes=0, waves=0, arch="template"):
         super().__init__()
-        self.latent_dim, self.width = latent_dim, width
-        a, b, c, d = (width * units for units in (128, 256, 512, 1024))
+        self.latent_dim, self.codes = latent_dim, codes
+        if arch == "conv":
+            self.layers = convolutional.Generator(latent_dim + codes)
+            return
         self.layers = nn.Sequential(
-            nn.Linear(latent_dim, a), nn.LeakyReLU(0.2),
-            nn.Linear(a, b), distributed.BatchNorm1d(b), nn.LeakyReLU(0.2),
-            nn.Linear(b, c), distributed.BatchNorm1d(c), nn.LeakyReLU(0.2),
-            nn.Linear(c, d), distributed.BatchNorm1d(d), nn.LeakyReLU(0.2),
-            nn.Linear(d, 784),
+            nn.Linear(latent_dim + codes, 128), nn.LeakyReLU(0.2),
+            nn.Linear(128, 256), distributed.BatchNorm1d(256), nn.LeakyReLU(0.2),
+            nn.Linear(256, 512), distributed.BatchNorm1d(512), nn.LeakyReLU(0.2),
+            nn.Linear(512, 1024), distributed.BatchNorm1d(1024), nn.LeakyReLU(0.2),
+            *([nn.Linear(1024, waves**2), Waves(waves)] if waves else [nn.Linear(1024, 784)]),
         )  # fmt: skip
+
+    def noise(self, n, numbers=None):
+        """n noise vectors on the CPU, drawn with the random generator `numbers`."""
+        z = torch.randn(n, self.latent_dim, generator=numbers)
+        if not self.codes:
+            return z
+        code = F.one_hot(torch.randint(self.codes, (n,), generator=numbers), self.codes)
+        return torch.cat([z, 3 * code], 1)  # 3 was chosen on validation images: 1 has little effect, 4.5 is unstable
 
     def forward(self, z):
         return torch.tanh(at_least_float32(self.layers(z)))
+
+
+class Waves(nn.Module):
+    """Images [B, 784] as a sum of waves with given amplitudes [B, n^2]."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.register_buffer("waves", cosines(n), persistent=False)
+        self.bias = nn.Parameter(torch.full((784,), -1.0))
+
+    def forward(self, amplitudes):
+        return amplitudes @ self.waves + self.bias
 
 
 class Discriminator(nn.Module):
@@ -59,39 +102,55 @@ class Discriminator(nn.Module):
     With `groups` > 0 the last layer gets one more input, the minibatch standard deviation (Karras et al. 2018): how
     much the features vary within a group of that many images. It lets D detect samples that are too similar."""
 
-    def __init__(self, width=1, groups=0):
+    def __init__(self, groups=0, arch="template"):
         super().__init__()
         self.groups = groups
-        self.layers = nn.Sequential(
-            nn.Linear(784, 512 * width), nn.LeakyReLU(0.2),
-            nn.Linear(512 * width, 256 * width), nn.LeakyReLU(0.2),
-        )  # fmt: skip
-        self.out = nn.Linear(256 * width + bool(groups), 1)
+        if arch == "conv":
+            self.layers = convolutional.Features(256)
+        else:
+            self.layers = nn.Sequential(
+                nn.Linear(784, 512), nn.LeakyReLU(0.2),
+                nn.Linear(512, 256), nn.LeakyReLU(0.2),
+            )  # fmt: skip
+        self.out = nn.Linear(256 + bool(groups), 1)
 
     def logits(self, img):
-        h = at_least_float32(self.layers(img.flatten(1)))  # [B, 256 width]
+        h = at_least_float32(self.layers(img.flatten(1) + 1))  # [B, 256]; black pixels are 0
         if self.groups:
             everything = distributed.whole(h)
             size = self.groups if len(everything) % self.groups == 0 else len(everything)
-            grouped = everything.view(-1, size, h.shape[1])  # [B / size, size, 256 width]
+            grouped = everything.view(-1, size, h.shape[1])  # [B / size, size, 256]
             variance = (grouped - grouped.mean(1, keepdim=True)).square().mean(1)  # var() takes four times as long
             spread = (variance + 1e-8).sqrt().mean(1, keepdim=True)  # [B / size, 1]
-            h = torch.cat([h, distributed.own(spread.repeat_interleave(size, 0))], 1)  # [B, 256 width + 1]
+            h = torch.cat([h, distributed.own(spread.repeat_interleave(size, 0))], 1)  # [B, 257]
         return at_least_float32(self.out(h))
 
     def forward(self, img):
         return torch.sigmoid(self.logits(img))
 
 
-def jitter(images, pixels=1):
+def jitter(images, pixels):
     """Differentiable data augmentation: shift each eighth of a batch [B, 784] by up to `pixels` rows and columns.
 
     Shifting the real images makes it harder for D to memorise them. The generated images are shifted in the same way;
     otherwise G would learn to generate shifted digits (DiffAugment, Zhao et al. 2020)."""
+    if pixels == 0:
+        return images
     shifts = torch.randint(-pixels, pixels + 1, (8, 2)).tolist()
     # Rolling the flat images is fast. What leaves on one side enters on the other, in real and generated images alike.
     parts = [part.roll(28 * row + column, 1) for part, (row, column) in zip(distributed.chunk(images, 8), shifts)]
     return torch.cat(parts)
+
+
+def gradient_penalty(discriminator, images):
+    """Average squared length of the gradient of D's logit with respect to the image (R1, Mescheder et al. 2018).
+
+    A flat D near real and generated images gives G a useful gradient and lets both networks converge."""
+    images = images.detach().requires_grad_(True)
+    with autocast(images.device):
+        logits = discriminator.logits(images)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return distributed.mean(gradient.square().sum(1))
 
 
 def discriminator_loss(real_logits, fake_logits):
@@ -114,35 +173,42 @@ def update_average(average, generator, decay):
 def update_batchnorm(average):
     """Compute the BatchNorm statistics for the averaged weights on new noise, then switch to eval mode."""
     device = next(average.parameters()).device
-    noise = (torch.randn(500, average.latent_dim, device=device) for _ in range(20))
+    noise = (average.noise(500).to(device) for _ in range(20))
     average.train()
     torch.optim.swa_utils.update_bn(noise, average)
     return average.eval()
 
 
-def train(dataloader, discriminator, generator, optimizer_G, optimizer_D, after_step=lambda: None):
+def train(
+    dataloader, discriminator, generator, optimizer_G, optimizer_D, penalty=0.0, shift=1, after_step=lambda: None
+):
     """One epoch; in each step D and G learn from the same generated batch. Returns the averages of METRICS."""
     device = next(generator.parameters()).device
     generator.train()
     discriminator.train()
     records = []
-    for imgs, _ in distributed.share(dataloader):
-        real = imgs.to(device) / 127.5 - 1  # [B, 784] in [-1, 1], the range of the generator's tanh
-        size = distributed.size(real)
+    for step, (imgs, _) in enumerate(distributed.share(dataloader)):
+        size = distributed.size(imgs)
         if size == 1:
             continue  # BatchNorm needs at least two images
+        real = jitter(imgs.to(device) / 127.5 - 1, shift)  # [B, 784] in [-1, 1], the range of the generator's tanh
         with autocast(device):
-            fake = generator(distributed.own(torch.randn(size, generator.latent_dim, device=device)))
-            real_logits, fake_logits = discriminator.logits(jitter(real)), discriminator.logits(jitter(fake.detach()))
+            fake = generator(distributed.own(generator.noise(size)).to(device))
+            shifted = jitter(fake.detach(), shift)
+            real_logits, fake_logits = discriminator.logits(real), discriminator.logits(shifted)
         loss_D = discriminator_loss(real_logits, fake_logits)
+        objective = loss_D
+        if penalty and step % PENALTY_EVERY == 0:
+            both = gradient_penalty(discriminator, real) + gradient_penalty(discriminator, shifted)
+            objective = loss_D + PENALTY_EVERY * penalty / 2 * both
         optimizer_D.zero_grad()
-        loss_D.backward()
+        objective.backward()
         distributed.sum_gradients(discriminator)
         optimizer_D.step()
 
         discriminator.requires_grad_(False)  # saves computing gradients of D's weights in G's step
         with autocast(device):
-            loss_G = generator_loss(discriminator.logits(jitter(fake)))
+            loss_G = generator_loss(discriminator.logits(jitter(fake, shift)))
         optimizer_G.zero_grad()
         loss_G.backward()
         distributed.sum_gradients(generator)
@@ -193,7 +259,7 @@ def spherical(a, b, n=9):
 
 def choose_ends(generator, classifier, n, seed):
     """n noise vectors and their classes; consecutive ones give different digits, each classified with p > 0.99."""
-    z = torch.randn(500, generator.latent_dim, generator=torch.Generator().manual_seed(seed))
+    z = generator.noise(500, torch.Generator().manual_seed(seed))
     confidence, classes = quality.classify(classifier, images_of(generator, z))[1].max(1)
     candidates = [i for i in range(500) if confidence[i] > 0.99] or confidence.argsort(descending=True).tolist()
     ends = candidates[:1]
@@ -247,16 +313,16 @@ def load(path):
 
 
 def default_name(args):
-    return "gan"
+    return "gan" if args.arch == "template" else f"gan-{args.arch}"
 
 
 def title(args):
-    return "GAN"
+    return "GAN" if args.arch == "template" else "Convolutional GAN"
 
 
 def main(args):
     if args.sample:
-        draw = lambda generator, n: images_of(generator, torch.randn(n, generator.latent_dim))
+        draw = lambda generator, n: images_of(generator, generator.noise(n))
         return models.draw_samples(args, default_name(args), GREY, load, draw)
     train_data, val, test = mnist(args.data_root, args.batch_size, data=args.data)
     run = Run(args, __file__, default_name(args), train_data.name, args.n_epochs)
@@ -272,14 +338,14 @@ def main(args):
     floor = quality.frechet(quality.classify(classifier, train_data.subset(n_samples).images / 255)[0], val_features)
 
     torch.manual_seed(args.seed)
-    sizes = {"latent_dim": args.latent_dim, "width": args.width}
+    sizes = {"latent_dim": args.latent_dim, "codes": args.codes, "waves": args.waves, "arch": args.arch}
     generator = Generator(**sizes).to(run.device)
-    discriminator = Discriminator(args.d_width, args.groups).to(run.device)
+    discriminator = Discriminator(args.groups, args.arch).to(run.device)
     average = copy.deepcopy(generator)
     # no momentum (beta_1 = 0): gradients of earlier steps are outdated, since the other network has changed
     optimizer_G = torch.optim.Adam(generator.parameters(), args.lr, betas=(0.0, 0.999), fused=True)
     optimizer_D = torch.optim.Adam(discriminator.parameters(), args.d_lr, betas=(0.0, 0.999), fused=True)
-    noise = torch.randn(25, args.latent_dim)  # the same for the samples of every epoch
+    noise = generator.noise(25)  # the same for the samples of every epoch
     parts = {"generator": generator, "discriminator": discriminator, "average": average,
              "optimizer_G": optimizer_G, "optimizer_D": optimizer_D}  # fmt: skip
     state = run.load(parts)
@@ -288,7 +354,7 @@ def main(args):
     def after_step():
         nonlocal steps
         steps += 1
-        update_average(average, generator, min(AVERAGING, (1 + steps) / (10 + steps)))
+        update_average(average, generator, min(args.averaging, (1 + steps) / (10 + steps)))
         if steps % args.save_interval == 0 and distributed.rank == 0:
             preview = images_of(copy.deepcopy(generator).eval(), noise)
             figures.picture(run.figure(f"step-{steps:06d}.png"), preview, 5)
@@ -297,19 +363,21 @@ def main(args):
         run.seed(epoch)
         losses = dict.fromkeys(METRICS)
         if epoch > 0:
-            # the learning rate is constant in the first half of training, then decays linearly to 0
-            decay = min(1.0, 2 * (1 - (epoch - 1) / args.n_epochs))
+            # the learning rate is constant in the first 30 % of training, then decays linearly to 0
+            decay = min(1.0, (1 - (epoch - 1) / args.n_epochs) / 0.7)
             for optimizer, lr in (optimizer_G, args.lr), (optimizer_D, args.d_lr):
                 optimizer.param_groups[0]["lr"] = lr * decay
             batches = run.train_progress(train_data)
-            losses = train(batches, discriminator, generator, optimizer_G, optimizer_D, after_step)
+            losses = train(
+                batches, discriminator, generator, optimizer_G, optimizer_D, args.penalty, args.shift, after_step
+            )
             warn_if_dead(epoch, losses, run.say)
         measure = epoch % EVALUATE_EVERY == 0 or epoch == args.n_epochs
         if measure or epoch in stages(args.n_epochs):
             update_batchnorm(average)
         distance = None
         if measure:
-            samples = images_of(average, torch.randn(n_samples, args.latent_dim))
+            samples = images_of(average, average.noise(n_samples))
             distance = quality.frechet(quality.classify(classifier, samples)[0], val_features)
         run.record(epoch, **losses, frechet_val=distance)
         if distance is not None and distance <= min(row["frechet_val"] for row in measured(run)):
@@ -327,7 +395,7 @@ def main(args):
     save_figures(run, caption, snapshots, floor)
     save_interpolations(run, caption, average, classifier)
     run.seed(args.n_epochs + 1)
-    samples = images_of(average, torch.randn(n_samples, args.latent_dim))
+    samples = images_of(average, average.noise(n_samples))
     real, training = test.images / 255, train_data.subset(n_samples).images.cpu() / 255
     metrics = quality.evaluate_samples(classifier, samples, real, training)
     chosen = min(measured(run), key=lambda row: row["frechet_val"])
@@ -340,18 +408,30 @@ def main(args):
 def parse_args(words=None):
     number, parser = cli.number, cli.Parser(__doc__, __file__)
     add = parser.add_argument_group("model and training").add_argument
-    add("--n_epochs", type=number(int, 1), default=50, help="number of epochs")
-    add("--batch_size", type=number(int, 2), default=128, help="images per step, at least 2")
-    add("--lr", type=number(float, above=0), default=8e-4, help="learning rate of G")
-    add("--d_lr", type=number(float, above=0), default=3e-4, help="learning rate of D")
-    add("--latent_dim", type=number(int, 1, 10000), default=100, help="dimensions of the noise vector")
-    add("--width", type=number(int, 1, 32), default=2, help="layer widths of G relative to the template's")
-    add("--d_width", type=number(int, 1, 32), default=3, help="layer widths of D relative to the template's")
+    add("--arch", choices=list(DEFAULTS), default="template", help="architecture of both networks")
+
+    def by_arch(name, text, **kind):
+        template, conv = (defaults[name] for defaults in DEFAULTS.values())
+        add(f"--{name}", help=f"{text} (default: {template}; conv: {conv})", **kind)
+
+    by_arch("n_epochs", "number of epochs", type=number(int, 1))
+    by_arch("batch_size", "images per step, at least 2", type=number(int, 2))
+    by_arch("lr", "learning rate of G", type=number(float, above=0))
+    by_arch("d_lr", "learning rate of D", type=number(float, above=0))
+    by_arch("latent_dim", "dimensions of the normal noise", type=number(int, 1, 10000))
+    add("--codes", type=number(int, 0, 1000), default=20, help="random one-hot codes in the noise; 0: off")
+    by_arch("waves", "template only: G makes images of waves^2 cosines; 0: of pixels", type=number(int, 0, 28))
     add("--groups", type=number(int, 0), default=16, help="group size of the minibatch standard deviation; 0: off")
+    add("--penalty", type=number(float, 0), default=0.1, help="weight of the gradient penalty of D")
+    add("--shift", type=number(int, 0, 3), default=1, help="data augmentation: largest shift in pixels")
+    add("--averaging", type=number(float, 0, 1), default=0.9995, help="decay per step of the averaged weights of G")
     add("--save_interval", type=number(int, 1), default=500, help="steps between two saved sample grids")
     models.sample_options(parser, number)
     cli.run_options(parser, GREY)
     args = parser.parse_args(words)
+    for name, value in DEFAULTS[args.arch].items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     args.n_epochs = min(args.n_epochs, 4) if args.quick else args.n_epochs
     return args
 

@@ -26,7 +26,7 @@ torch.Tensor.float = torch.Tensor.double
 SIZES, BATCH = (41, 25, 20), 10
 CASES = {
     "vae": (vae, "--epochs 3 --hidden 8 --zdim 3 --eval_samples 7"),
-    "gan": (gan, "--n_epochs 3 --width 1 --d_width 1 --latent_dim 5 --groups 2 --save_interval 10"),
+    "gan": (gan, "--n_epochs 3 --latent_dim 5 --groups 2 --save_interval 10"),
     "nf": (nf, "--epochs 3 --hidden 8 --flows 1"),
     "multiscale": (nf, "--epochs 2 --hidden 4 --flows 1 --arch multiscale --shift 1"),
     "pixelcnn": (ar, "--epochs 2 --hidden 4 --layers 1"),

@@ -87,7 +87,7 @@ def trained(checkout):
     """A GAN and both flows, tiny."""
     words = ["--quick", "--data", "glyphs", "--batch_size", "250"]
     for script, *more in (
-        ["a3_gan_template.py", "--n_epochs", "1", "--width", "1", "--d_width", "1", "--name", "gan"],
+        ["a3_gan_template.py", "--n_epochs", "1", "--name", "gan"],
         ["a3_nf_template.py", "--epochs", "1", "--hidden", "16", "--name", "nf"],
         ["a3_nf_template.py", "--epochs", "1", "--hidden", "8", "--flows", "1", "--arch", "multiscale", "--name", "ms"],
     ):

@@ -89,7 +89,7 @@ def test_a_gans_step_counts_both_nets(glyph_cache):
     images = loops.MODELS["gan"][2]().subset(4)
     count = lambda loop: bench.count_operations(loop) / 4
     ours, narrow = count(loops.our_gan(images)), count(loops.our_narrow_gan(images))
-    assert ours > 2 * narrow
+    assert ours > 1.3 * narrow  # the gradient penalty
     # for G's loss the plain loop also computes the gradient of D's weights, which nothing uses
     assert count(loops.plain_gan(images.images)) - narrow == 2 * (784 * 512 + 512 * 256 + 256)
 

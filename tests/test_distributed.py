@@ -240,7 +240,7 @@ def test_of_several_processes_that_fail_the_first_one_speaks(tmp_path, monkeypat
 
 QUICK = {
     "a3_vae_template.py": ("glyphs-binary", "--epochs 3 --hidden 100 --eval_samples 10"),
-    "a3_gan_template.py": ("glyphs", "--n_epochs 3 --width 1 --d_width 1"),
+    "a3_gan_template.py": ("glyphs", "--n_epochs 3"),
     "a3_nf_template.py": ("glyphs", "--epochs 3 --hidden 64"),
     "beyond/autoregressive.py": ("glyphs-binary", "--epochs 2 --model markov"),
 }

@@ -11,7 +11,7 @@ from study import evaluate, registry
 
 RUNS = {
     "vae-z2": ("a3_vae_template.py", "glyphs-binary", ["--zdim", "2", "--epochs", "1", "--hidden", "32"]),
-    "gan": ("a3_gan_template.py", "glyphs", ["--n_epochs", "1", "--width", "1", "--d_width", "1"]),
+    "gan": ("a3_gan_template.py", "glyphs", ["--n_epochs", "1"]),
     "nf-multiscale": ("a3_nf_template.py", "glyphs",
                      ["--arch", "multiscale", "--epochs", "1", "--flows", "1", "--hidden", "8", "--batch_size", "256"]),
     "markov": ("beyond/autoregressive.py", "glyphs-binary", ["--model", "markov", "--epochs", "1", "--hidden", "8"]),
@@ -160,7 +160,7 @@ def test_an_interpolation_joins_two_digits_by_a_models_own_way():
 
     decode = lambda z: torch.cat([z, torch.zeros(len(z), 780)], 1)
     torch.manual_seed(0)
-    path = evaluate.interpolation(decode, 4, Judge(), torch.device("cpu"))
+    path = evaluate.interpolation(decode, lambda n: torch.randn(n, 4), Judge(), torch.device("cpu"))
     assert path.shape == (evaluate.STEPS, 784)
     assert path[0, 0] > path[-1, 0] + 1
     assert path[-1, 1] > path[0, 1] + 1

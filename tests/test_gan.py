@@ -46,26 +46,35 @@ def test_losses_at_equilibrium_and_against_binary_cross_entropy():
     assert gan.generator_loss(fake).item() == pytest.approx(bce(fake.sigmoid(), torch.ones(50, 1)).item(), rel=1e-5)
 
 
-def test_two_steps_of_both_nets_by_hand():
-    """D's step on its own loss, then G's against the D of after that step; the same noise and shifts are drawn."""
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_steps_of_both_nets_by_hand(penalty, monkeypatch):
+    """D's step on its own loss, then G's against the D of after that step; the same noise and shifts are drawn.
+
+    The penalty is part of D's first and third loss, twice as large because it is part of every second one."""
+    monkeypatch.setattr(gan, "PENALTY_EVERY", 2)
+    monkeypatch.setenv("A3_FLOAT32", "1")
     torch.manual_seed(0)
-    nets = Discriminator(), Generator(latent_dim=5)
+    nets = Discriminator(), Generator(latent_dim=5, codes=3)
     discriminator, generator = copy.deepcopy(nets)
     optimizers = [torch.optim.SGD(net.parameters(), lr) for net, lr in zip(nets, (0.1, 0.3))]
-    batches, step = few_batches(2), lambda net, loss, lr: descend(net, torch.autograd.grad(loss, net.parameters()), lr)
+    batches, step = few_batches(3), lambda net, loss, lr: descend(net, torch.autograd.grad(loss, net.parameters()), lr)
     torch.manual_seed(1)
-    reported = gan.train(batches, *nets, *reversed(optimizers))
+    reported = gan.train(batches, *nets, *reversed(optimizers), penalty=penalty, shift=2)
     torch.manual_seed(1)
     losses = []
-    for images, _ in batches:
+    for number, (images, _) in enumerate(batches):
+        shifted = gan.jitter(images / 127.5 - 1, 2).requires_grad_(True)
         with gan.autocast(images.device):
-            fake = generator(torch.randn(16, 5))
-            real = discriminator.logits(gan.jitter(images / 127.5 - 1))
-            found = discriminator.logits(gan.jitter(fake.detach()))
-        loss_D = -torch.sigmoid(real).log().mean() - torch.sigmoid(-found).log().mean()
-        of_D = step(discriminator, loss_D, 0.1)
+            fake = generator(generator.noise(16))
+            fake_shifted = gan.jitter(fake.detach(), 2).requires_grad_(True)
+            real, found = discriminator.logits(shifted), discriminator.logits(fake_shifted)
+        loss_D = objective = -torch.sigmoid(real).log().mean() - torch.sigmoid(-found).log().mean()
+        if number != 1:
+            slopes = torch.autograd.grad(real.sum() + found.sum(), (shifted, fake_shifted), create_graph=True)
+            objective = loss_D + penalty * sum(slope.pow(2).sum() / 16 for slope in slopes)
+        of_D = step(discriminator, objective, 0.1)
         with gan.autocast(images.device):
-            loss_G = -torch.sigmoid(discriminator.logits(gan.jitter(fake))).log().mean()
+            loss_G = -torch.sigmoid(discriminator.logits(gan.jitter(fake, 2))).log().mean()
         step(generator, loss_G, 0.3)
         losses.append(
             [loss_D.item(), loss_G.item(), torch.sigmoid(real).mean().item(), torch.sigmoid(found).mean().item()]
@@ -87,6 +96,72 @@ def descend(net, gradients, lr):
     return gradients
 
 
+@pytest.mark.parametrize("groups", [0, 4])
+def test_the_penalty_is_the_squared_slope_of_d(groups):
+    """Against central differences of all logits' sum; with groups, an image also changes the logits of others."""
+    torch.manual_seed(0)
+    discriminator, images = Discriminator(groups).double(), torch.rand(8, 784, dtype=torch.double)
+    kink = torch.nn.Tanh()  # differences need a smooth D
+    for i in 1, 3:
+        discriminator.layers[i] = kink
+    with torch.no_grad():
+        slopes = torch.empty(8, 784, dtype=torch.double)
+        for pixel in range(784):
+            for row in range(8):
+                step = torch.zeros_like(images)
+                step[row, pixel] = 1e-5
+                up, down = (discriminator.logits(images + sign * step).sum() for sign in (1, -1))
+                slopes[row, pixel] = (up - down) / 2e-5
+    expected = slopes.pow(2).sum(1).mean()
+    assert expected > 0
+    torch.testing.assert_close(gan.gradient_penalty(discriminator, images), expected, rtol=1e-4, atol=0)
+
+
+def test_the_penalty_trains_d():
+    """Its gradient with respect to one weight against a difference quotient."""
+    torch.manual_seed(0)
+    discriminator, images = Discriminator().double(), torch.rand(4, 784, dtype=torch.double)
+    discriminator.layers[1] = discriminator.layers[3] = torch.nn.Tanh()
+    weights = discriminator.layers[0].weight
+    (gradient,) = torch.autograd.grad(gan.gradient_penalty(discriminator, images), weights)
+    direction = torch.randn_like(weights)
+    values = []
+    for sign in 1, -1:
+        changed = copy.deepcopy(discriminator)
+        changed.layers[0].weight.data += sign * 1e-5 * direction
+        values.append(gan.gradient_penalty(changed, images).item())
+    assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4)
+
+
+def test_noise_is_normal_beside_one_code():
+    generator = Generator(latent_dim=3, codes=4)
+    z = generator.noise(4000, torch.Generator().manual_seed(0))
+    assert z.shape == (4000, 7)
+    assert torch.equal(z, generator.noise(4000, torch.Generator().manual_seed(0)))
+    assert z[:, :3].mean().item() == pytest.approx(0, abs=0.05)
+    assert z[:, :3].var().item() == pytest.approx(1, abs=0.05)
+    assert sorted(z[:, 3:].unique().tolist()) == [0, 3]
+    assert z[:, 3:].sum(1).eq(3).all()
+    assert z[:, 3:].eq(3).float().mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.03)
+    assert Generator(latent_dim=3).noise(5).shape == (5, 3)
+    assert generator(z[:8]).shape == (8, 784)
+
+
+def test_waves_are_orthogonal_and_smooth():
+    waves = gan.cosines(20).double()
+    products = waves @ waves.T
+    lengths = products.diagonal()
+    torch.testing.assert_close(products, torch.diag(lengths), atol=1e-5, rtol=0)
+    frequencies = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0)).double().norm(dim=1)
+    torch.testing.assert_close(lengths * (1 + frequencies), lengths[0].expand(400), rtol=1e-5, atol=0)
+    assert lengths.sum().item() == pytest.approx(784, rel=1e-5)  # so amplitudes of variance 1 give pixels of variance 1
+    assert waves[0].std() < 1e-6  # the first is constant
+    checkerboard = ((torch.arange(28)[:, None] + torch.arange(28)) % 2 * 2.0 - 1).flatten().double()
+    assert (waves @ checkerboard).abs().max() < 0.02 * 28 * lengths[0].sqrt()
+    generator = Generator(8, waves=20)
+    assert generator(torch.randn(64, 8)).mean() < -0.5  # images start nearly black
+
+
 def test_groups_let_d_see_repetition():
     torch.manual_seed(0)
     discriminator = Discriminator(groups=4)
@@ -106,7 +181,7 @@ def test_jitter_moves_by_whole_pixels_and_passes_the_gradient():
     batch = image.view(1, 784).repeat(800, 1).requires_grad_(True)
     places = set()
     for _ in range(40):
-        moved = gan.jitter(batch)
+        moved = gan.jitter(batch, 1)
         assert moved.shape == (800, 784)
         assert torch.allclose(moved.sum(1), batch[0].sum())
         places |= {divmod(int(i), 28) for i in moved.argmax(1)}
@@ -140,7 +215,7 @@ def test_a_dead_side_is_reported():
 def test_sampling_does_not_depend_on_the_batch():
     torch.manual_seed(0)
     generator = gan.update_batchnorm(Generator())
-    z = torch.randn(9, 100)
+    z = generator.noise(9)
     together = gan.images_of(generator, z)
     alone = torch.cat([gan.images_of(generator, one) for one in z.split(1)])
     assert torch.allclose(together, alone, atol=1e-6)
@@ -291,7 +366,13 @@ def test_a_short_run_on_glyphs_finds_the_classes_and_halves_the_distance(glyph_c
 
     before = quality.frechet(look()[0], features)
     for _ in range(5):
-        gan.train(train, discriminator, generator, *optimizers, lambda: gan.update_average(average, generator, 0.995))
+        gan.train(
+            train,
+            discriminator,
+            generator,
+            *optimizers,
+            after_step=lambda: gan.update_average(average, generator, 0.995),
+        )
     after, probabilities = look()
     assert quality.frechet(after, features) < before / 2
     assert (torch.bincount(probabilities.argmax(1), minlength=10) > 25).sum() >= 9

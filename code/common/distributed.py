@@ -111,7 +111,7 @@ class Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return Sum.forward(ctx, gradient)
+        return Sum.apply(gradient)  # a gradient penalty differentiates this once more
 
 
 def chunk(x, n):
@@ -139,11 +139,19 @@ def mean(x):
     return x.mean() if rows is None else x.sum() / (rows[2] * x.shape[1:].numel())
 
 
-class BatchNorm1d(nn.BatchNorm1d):
-    """With the statistics of the whole batch, on any device (torch's SyncBatchNorm needs CUDA)."""
+class WholeBatch:
+    """BatchNorm with the statistics of the whole batch, on any device (torch's SyncBatchNorm needs CUDA)."""
 
     def forward(self, x):
         return own(super().forward(whole(x))) if self.training else super().forward(x)
+
+
+class BatchNorm1d(WholeBatch, nn.BatchNorm1d):
+    pass
+
+
+class BatchNorm2d(WholeBatch, nn.BatchNorm2d):
+    pass
 
 
 def add(x):

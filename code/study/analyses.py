@@ -63,7 +63,7 @@ def gan_gradients(run, title, train, ahead=50, steps=100):
                 chosen = torch.randint(len(train.images), (128,)).to(train.images.device)
                 real = train.images[chosen].float().to(run.device) / 127.5 - 1
                 with autocast(run.device):
-                    fake = generator(torch.randn(128, generator.latent_dim, device=run.device))
+                    fake = generator(generator.noise(128).to(run.device))
                     logits = discriminator.logits(torch.cat([real, fake.detach()]))
                 optimizer_D.zero_grad()
                 gan_script.discriminator_loss(logits[:128], logits[128:]).backward()
@@ -93,7 +93,7 @@ def gan(run, title, generator, train, val, test):
     """The classes of 10,000 samples, and the training images nearest to ten of them."""
     classifier = quality.load_classifier(run.data, run.device, lambda: (train, val, test))
     numbers = torch.Generator().manual_seed(0)
-    samples = gan_script.images_of(generator, torch.randn(10000, generator.latent_dim, generator=numbers))
+    samples = gan_script.images_of(generator, generator.noise(10000, numbers))
     shares = lambda classes: (torch.bincount(classes.cpu(), minlength=10) / len(classes)).tolist()
     classes = {"samples": shares(quality.classify(classifier, samples)[1].argmax(1))}
     classes["training images"] = shares(train.labels)

@@ -53,12 +53,12 @@ def pixel_by_pixel(model, z):
     return model.sample(torch.special.ndtr(z)) / model.likelihood.levels
 
 
-# script: (loader of its model file, images in 0..1 from normal noise, dimensions of that noise)
+# script: (loader of its model file, images in 0..1 from noise, n noise vectors of a model)
 MODELS = {
-    registry.VAE: (vae.load, lambda model, z: model.decoder(z), lambda model: model.z_dim),
-    registry.GAN: (gan.load, lambda model, z: (model(z) + 1) / 2, lambda model: model.latent_dim),
-    registry.FLOW: (flow.load, flow_images, lambda model: 784),
-    registry.AUTOREGRESSIVE: (autoregressive.load, pixel_by_pixel, lambda model: 784),
+    registry.VAE: (vae.load, lambda model, z: model.decoder(z), lambda model, n: torch.randn(n, model.z_dim)),
+    registry.GAN: (gan.load, lambda model, z: (model(z) + 1) / 2, gan.Generator.noise),
+    registry.FLOW: (flow.load, flow_images, lambda model, n: torch.randn(n, 784)),
+    registry.AUTOREGRESSIVE: (autoregressive.load, pixel_by_pixel, lambda model, n: torch.randn(n, 784)),
 }
 
 
@@ -120,9 +120,9 @@ def images_from(decode, z, device, times=None):
     return torch.cat(parts)
 
 
-def interpolation(decode, dimensions, classifier, device):
+def interpolation(decode, noise, classifier, device):
     """Spherical interpolation between the most confident 3 and the most confident 8 of 500 samples."""
-    z = torch.randn(500, dimensions)
+    z = noise(500)
     _, probabilities = quality.classify(classifier, images_from(decode, z, device))
     first, last = (int(probabilities[:, digit].argmax()) for digit in ENDS)
     if first == last:
@@ -132,14 +132,14 @@ def interpolation(decode, dimensions, classifier, device):
 
 def evaluate(entry, folder, results, args, device):
     """(the run's entry in comparison.json, rows of samples, a row of interpolation or None)."""
-    load, images_of, dimensions_of = MODELS[results["script"]]
+    load, images_of, noise_of = MODELS[results["script"]]
     model = load(models.model_file(folder)).to(device)
-    dimensions, decode = dimensions_of(model), lambda z: images_of(model, z)
+    noise, decode = functools.partial(noise_of, model), lambda z: images_of(model, z)
     data, has_codes, times = results["data"], results["script"] != registry.AUTOREGRESSIVE, []
-    images_from(decode, torch.randn(100, dimensions), device)  # warm-up
+    images_from(decode, noise(100), device)  # warm-up
     # the seed of the run's own final evaluation: a GAN is evaluated on the same samples again
     seed_epoch(results["seed"], results["epochs"] + 1)
-    images = images_from(decode, torch.randn(1000 if args.quick else 10000, dimensions), device, times)
+    images = images_from(decode, noise(1000 if args.quick else 10000), device, times)
     samples = {"draws" if data in BINARY else "samples": (images, data)}  # {what: (images, reference data)}
     if data in BINARY and has_codes:
         samples = {"means": (images, grey_of(data)), "draws": (torch.bernoulli(images), data)}
@@ -148,13 +148,13 @@ def evaluate(entry, folder, results, args, device):
         metrics = {what: judged(images, kind, args, device) for what, (images, kind) in samples.items()}
         if has_codes:
             classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
-            path = interpolation(decode, dimensions, classifier, device)
+            path = interpolation(decode, noise, classifier, device)
     except UserError as error:  # data of an older run may no longer exist
         print(f"{entry.name}: no sample quality, {error}")
     seconds = statistics.median(times)
     return {
         "data": data, "quick": results["quick"], "seed": results["seed"], "run_commit": results["commit"],
-        "parameters": results["parameters"], "latent_dimensions": dimensions if has_codes else None,
+        "parameters": results["parameters"], "latent_dimensions": noise(1).shape[1] if has_codes else None,
         "training_seconds": results["seconds"],
         "training_device": f"{results['device']} ({results['processor']}, {results['threads']} threads)",
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),

@@ -176,16 +176,19 @@ def our_vae(images):
 
 def our_gan(images, options=()):
     args, data = gan.parse_args(list(options)), TimedLoader(images)
-    generator, discriminator = gan.Generator(width=args.width), gan.Discriminator(args.d_width, groups=args.groups)
+    generator = gan.Generator(args.latent_dim, args.codes, args.waves)
+    discriminator = gan.Discriminator(args.groups)
     adam = lambda net: torch.optim.Adam(net.parameters(), LR, betas=(0.0, 0.999), fused=True)
     optimizers = [adam(generator), adam(discriminator)]
-    epoch = lambda: gan.train(data, discriminator, generator, *optimizers)
-    sample = lambda n: gan.images_of(generator.eval(), torch.randn(n, generator.latent_dim))
+    epoch = lambda: gan.train(data, discriminator, generator, *optimizers, args.penalty, args.shift)
+    sample = lambda n: gan.images_of(generator.eval(), generator.noise(n))
     return Loop(data, optimizers, epoch, sample, fast=True, nets=[generator, discriminator])
 
 
 def our_narrow_gan(images):
-    return our_gan(images, ["--width", "1", "--d_width", "1", "--groups", "0"])
+    return our_gan(
+        images, ["--latent_dim", "100", *["--codes", "0", "--waves", "0", "--groups", "0", "--penalty", "0"]]
+    )
 
 
 def our_nf(images, options=()):

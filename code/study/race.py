@@ -79,7 +79,7 @@ def plain_side(entry, data, quick):
     if entry.script == registry.GAN:
         classifier = quality.load_classifier(data, torch.device("cpu"), lambda: splits)
         features = lambda images: quality.classify(classifier, images)[0]
-        real, noise = features(val.images / 255), functools.partial(torch.randn, len(val.images), net.latent_dim)
+        real, noise = features(val.images / 255), functools.partial(net.noise, len(val.images))
         measure = lambda: quality.frechet(features(gan.images_of(net, noise())), real)
     else:
         measure = lambda: (vae if entry.script == registry.VAE else nf).epoch_iter(net, val, None)
