@@ -13,6 +13,7 @@ dequantisation sample per image and 1.64 with eight. For --arch multiscale these
 Changes to the template: 512 hidden units instead of 1024, SiLU, and a one-cycle learning rate with a peak of 0.0015.
 """
 
+import copy
 import math
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch.nn as nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that contains `datasets`
 from common import cli, distributed, figures, models
-from common.devices import at_least_float32, autocast, in_double
+from common.devices import autocast, in_double
 from common.figures import stage_name
 from common.run import Run, one_cycle, require_finite
 from datasets.mnist import GREY, mnist
@@ -83,7 +84,8 @@ class Coupling(nn.Module):
 
     def transform(self, kept, changed, ldj, reverse=False):
         """The new values of the changed elements. The Jacobian is triangular, with exp(log_scale) on the diagonal."""
-        log_scale, shift = at_least_float32(self.nn(kept)).chunk(2, dim=1)  # each [B, number of changed elements]
+        parameters = self.nn(kept.to(self.nn[0].weight.dtype)).to(torch.promote_types(kept.dtype, torch.float32))
+        log_scale, shift = parameters.chunk(2, dim=1)  # each [B, number of changed elements]
         log_scale = torch.tanh(log_scale)
         if reverse:
             return (changed - shift) * torch.exp(-log_scale), ldj - log_scale.sum(1)
@@ -225,9 +227,13 @@ def averaged_bpd(log_px, n_samples):
 
 
 @torch.no_grad()
-def worst_round_trip(model, images):
-    """The largest reconstruction error of a pixel, in grey levels, after mapping images to z and back."""
-    x = images.float() + 0.5
+def worst_round_trip(model, images, dtype):
+    """The largest reconstruction error of a pixel, in grey levels, after mapping images to z and back.
+
+    `dtype` is that of the images and of all that the layers do with them. The networks keep the type of their weights:
+    they compute the same numbers in both directions, so their rounding errors cancel."""
+    model = copy.deepcopy(model).cpu()  # Apple GPUs have no float64
+    x = images.cpu().to(dtype) + 0.5
     z, ldj = model.flow(*model.logit_normalize(x, torch.zeros_like(x[:, 0])))
     back, _ = model.logit_normalize(*model.flow(z, ldj, reverse=True), reverse=True)
     return float((back - x).abs().max())
@@ -338,7 +344,8 @@ def main(args):
     crossed = next((row["epoch"] for row in run.history if row["val_bpd"] < TARGET), None)
     run.finish(
         [model], val_bpd=chosen["val_bpd"], best_epoch=chosen["epoch"], test_bpd=test_bpd, test_bpd_8=test_bpd_8,
-        eval_images=len(test.images), round_trip=worst_round_trip(model, val.subset(1000).images),
+        eval_images=len(test.images), round_trip=worst_round_trip(model, val.subset(1000).images, torch.float64),
+        round_trip_float32=worst_round_trip(model, val.subset(1000).images, torch.float32),
         first_epoch_below_1_85=crossed,
         seconds_to_1_85=None if crossed is None else sum(run.epoch_seconds[: crossed + 1]),
     )  # fmt: skip

@@ -50,10 +50,11 @@ class ActNorm(nn.Module):
                 self.mean.copy_(batch.mean((0, 2, 3), keepdim=True))
                 self.log_std.copy_(batch.std((0, 2, 3), keepdim=True).clamp_min(1e-3).log())
                 self.started.fill_(True)
-        logdet = self.log_std.sum() * z.shape[2:].numel()  # the same factor for all pixels of a channel
+        mean, log_std = self.mean.to(z.dtype), self.log_std.to(z.dtype)
+        logdet = log_std.sum() * z.shape[2:].numel()  # the same factor for all pixels of a channel
         if reverse:
-            return z * torch.exp(self.log_std) + self.mean, ldj + logdet
-        return (z - self.mean) * torch.exp(-self.log_std), ldj - logdet
+            return z * torch.exp(log_std) + mean, ldj + logdet
+        return (z - mean) * torch.exp(-log_std), ldj - logdet
 
 
 class Permute(nn.Module):
@@ -76,10 +77,11 @@ class Conv1x1(nn.Module):
 
     def forward(self, z, ldj, reverse=False):
         with torch.autocast(z.device.type, enabled=False):
-            logdet = torch.linalg.slogdet(self.matrix).logabsdet * z.shape[2:].numel()
+            matrix = self.matrix.to(z.dtype)
+            logdet = torch.linalg.slogdet(matrix).logabsdet * z.shape[2:].numel()
             if reverse:
-                return F.conv2d(z, torch.linalg.inv(self.matrix)[:, :, None, None]), ldj - logdet
-            return F.conv2d(z, self.matrix[:, :, None, None]), ldj + logdet
+                return F.conv2d(z, torch.linalg.inv(matrix)[:, :, None, None]), ldj - logdet
+            return F.conv2d(z, matrix[:, :, None, None]), ldj + logdet
 
 
 def mixture_logit(x, logits, mean, log_scale):
@@ -144,7 +146,7 @@ class Net(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x):
-        h = self.first(x.contiguous(memory_format=torch.channels_last))
+        h = self.first(x.to(self.first.weight.dtype).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             h = h + block(h)
         return self.last(F.relu(h)).to(x.dtype).contiguous()
