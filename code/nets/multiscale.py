@@ -100,7 +100,7 @@ def mixture_logit(x, logits, mean, log_scale):
 
 @torch.no_grad()
 def invert_mixture_logit(y, logits, mean, log_scale):
-    """The x with mixture_logit(x, ...) = y, to the last digits: Newton's method, with bisection of a bracket.
+    """The x with mixture_logit(x, ...) = y, to the last digits, and log dy/dx: Newton's method with bisection.
 
     logit(F(x)) lies between the smallest and the largest t, so x lies between the solutions for single components."""
     shape, eps = y.shape, torch.finfo(y.dtype).eps
@@ -110,8 +110,8 @@ def invert_mixture_logit(y, logits, mean, log_scale):
     )
     solutions = mean + torch.exp(log_scale) * y.unsqueeze(1)
     low, high = solutions.amin(1), solutions.amax(1)
-    x, last_step = (low + high) / 2, high - low
-    result, open_ = x.clone(), torch.arange(y.numel(), device=y.device)
+    x, last_step = (logits.softmax(1) * solutions).sum(1), high - low
+    solution, slope, open_ = x.clone(), torch.zeros_like(x), torch.arange(y.numel(), device=y.device)
     while len(open_):  # each step is at most half as long as the one before, or halves the bracket
         value, log_slope = mixture_logit(x, logits, mean, log_scale)
         error = value - y
@@ -121,12 +121,12 @@ def invert_mixture_logit(y, logits, mean, log_scale):
         new = torch.where(usable, new, (low + high) / 2)
         new = torch.where(error.abs() <= eps * (1 + y.abs()), x, new)
         last_step = (new - x).abs()
-        result[0, open_] = new[0]
+        solution[0, open_], slope[0, open_] = new[0], log_slope[0]
         left = torch.nonzero(last_step[0] > eps * (1 + x[0].abs())).squeeze(1)
         open_, x = open_[left], new[:, left]
         y, low, high, last_step = (part[:, left] for part in (y, low, high, last_step))
         logits, mean, log_scale = (part[..., left] for part in (logits, mean, log_scale))
-    return result.view(shape)
+    return solution.view(shape), slope.view(shape)
 
 
 class Net(nn.Module):
@@ -141,7 +141,7 @@ class Net(nn.Module):
             )
             for _ in range(blocks)
         )
-        self.last = nn.Conv2d(n_hidden, c_out, 3, padding=1)
+        self.last = nn.Conv2d(n_hidden, c_out, 1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
@@ -176,8 +176,8 @@ class Coupling(nn.Module):
         if reverse:
             changed = (changed - shift) * torch.exp(-log_scale)
             if self.components:
-                changed = invert_mixture_logit(changed, *mixture)
-                total = total + mixture_logit(changed, *mixture)[1].sum((1, 2, 3))
+                changed, log_slope = invert_mixture_logit(changed, *mixture)
+                total = total + log_slope.sum((1, 2, 3))
             return torch.cat([kept, changed], 1), ldj - total
         if self.components:
             changed, log_slope = mixture_logit(changed, *mixture)
