@@ -394,6 +394,13 @@ def test_the_inverse_of_a_mixture_is_exact_over_the_whole_line(dtype, scale):
     assert ((again - y).abs() <= allowed).all()
 
 
+def test_components_of_an_untrained_coupling_differ():
+    coupling, z = multiscale.Coupling(8, 4, 1, components=3), torch.randn(2, 8, 4, 4)
+    coupling(z, torch.zeros(2))[0].pow(2).sum().backward()
+    means = coupling.nn.last.bias.grad.view(11, 4)[5:8]
+    assert (means.diff(dim=0).abs() > 1e-3).all()
+
+
 def test_components_with_gaps_between_them_are_inverted_by_bisection():
     """Flat between two narrow components: there Newton's step leaves the line."""
     y = torch.linspace(-20, 20, 41, dtype=torch.float64).unsqueeze(0)

@@ -29,8 +29,14 @@ from study.train import SEEDS, call, data_at_hand
 # row: (change in words, options; None for the plain loop)
 ROWS = {
     "nf": ("nf", "--epochs", "--eval_images 1", {
-        "plain": ("the template as handed out", None),
-        "ours": ("our training", ""),
+        "plain": ("RealNVP, template as handed out", None),
+        "ours": ("RealNVP, our training", ""),
+        "multiscale": ("multi-scale flow", "--arch multiscale"),
+        "affine": ("multi-scale, affine couplings", "--arch multiscale --components 0"),
+        "uniform": ("multi-scale, uniform noise", "--arch multiscale --dequantize uniform"),
+        "permute": ("multi-scale, permutations for 1 x 1 convolutions", "--arch multiscale --mix permute"),
+        "narrow": ("multi-scale, half as wide", "--arch multiscale --hidden 24"),
+        "shallow": ("multi-scale, half as deep", "--arch multiscale --flows 3"),
     }),
 }  # fmt: skip
 
