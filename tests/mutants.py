@@ -87,7 +87,8 @@ GROUPS = {
          "nn.utils.clip_grad_norm_(model.parameters(), 1.0)\n            loss.backward()"),
         ("nf: nats for bits", "(dimensions * math.log(2))", "dimensions"),
         ("nf: last batch counts as a whole one", "distributed.total(total, images)", "distributed.total(total, len(imgs) * len(data))"),
-        ("nf: mean of logarithms", "(log_px.logsumexp(0) - math.log(n_samples)).sum()", "log_px.mean(0).sum()"),
+        ("nf: mean of logarithms", "(groups.logsumexp(1) - math.log(n_samples)).mean(0)", "groups.mean((0, 1))"),
+        ("nf: round trip in float32 only", "images.cpu().to(dtype)", "images.cpu().float()"),
         ("nf: interpolation never arrives", "torch.linspace(0, 1, 9, device", "torch.linspace(0, 0.9, 9, device"),
     ],
     ("code/a3_nf_template.py", "test_training"): [
@@ -98,6 +99,12 @@ GROUPS = {
     ("code/nets/multiscale.py", "test_nf"): [
         ("multiscale: sign of actnorm", "torch.exp(-self.log_std), ldj - logdet", "torch.exp(-self.log_std), ldj + logdet"),
         ("multiscale: actnorm measures every batch", "and not self.started", ""),
+        ("multiscale: logistics without their scale", "above - log_weight - log_scale", "above - log_weight"),
+        ("multiscale: weights counted twice", "above - log_weight - log_scale", "above - log_scale"),
+        ("multiscale: upper tail loses its digits", "t.clamp_max(0) - torch.log(1 + torch.exp(-t.abs()))", "torch.log(torch.sigmoid(t))"),
+        ("multiscale: the search stops early", "eps * (1 + x[0].abs())", "1e-2 * (1 + x[0].abs())"),
+        ("multiscale: inverse without the mixture's slope", "                total = total + log_slope.sum((1, 2, 3))\n", ""),
+        ("multiscale: components start alike", "means += torch.linspace", "means += 0 * torch.linspace"),
         ("multiscale: half of the noise's density", "- F.logsigmoid(t) - F.logsigmoid(-t)", "- F.logsigmoid(t)"),
     ],
     ("code/common/run.py", "test_training"): [

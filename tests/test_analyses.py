@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -82,6 +83,29 @@ def test_the_gradients_of_both_losses_are_those_that_the_report_derives():
     assert torch.allclose(torch.autograd.grad(other, a)[0], -(1 - torch.sigmoid(a)))
 
 
+def test_bits_of_a_flow_get_better_with_samples_and_their_error_is_over_images():
+    """log p(x) of 64 samples per image: half of them 0, half of them -a, in turn."""
+    bits = 784 * math.log(2)
+
+    class Known(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            return -x[:, 0] * (self.calls % 2)
+
+    known = Known()
+    known.nothing = torch.nn.Parameter(torch.zeros(1))
+    found = analyses.flow_bits(known, [(torch.tensor([[2.0], [6.0], [10.0]]), None)])
+    assert found["test_images"] == 3
+    assert found["test_bits"]["1"]["bpd"] == pytest.approx(3 / bits)
+    assert found["test_bits"]["1"]["stderr"] == pytest.approx(2 / 3**0.5 / bits)
+    averages = [-math.log((1 + math.exp(-a)) / 2) / bits for a in (2, 6, 10)]
+    for n in ("8", "64"):
+        assert found["test_bits"][n]["bpd"] == pytest.approx(sum(averages) / 3)
+        assert found["test_bits"][n]["stderr"] == pytest.approx(statistics.stdev(averages) / 3**0.5)
+
+
 @pytest.fixture(scope="module")
 def trained(checkout):
     """A GAN and both flows, tiny."""
@@ -97,8 +121,8 @@ def trained(checkout):
 
 FIGURES = {
     "gan": {"classes.pdf", "neighbours.png", "gradients.pdf"},
-    "nf": {"temperatures.png", "masks.png"},
-    "ms": {"temperatures.png", "masks.png", "levels.png"},
+    "nf": {"temperatures.png", "neighbours.png", "masks.png"},
+    "ms": {"temperatures.png", "neighbours.png", "masks.png", "levels.png"},
 }
 
 

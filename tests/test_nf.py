@@ -37,11 +37,12 @@ MULTISCALE = [
     for mix in ("permute", "conv1x1")
     for noise in ("uniform", "variational")
 ]
-BOTH = [{"arch": "template"}, {"arch": "template", "dequantize": "variational"}, *MULTISCALE]
+MIXTURES = [MULTISCALE[0] | {"components": 3}, MULTISCALE[3] | {"components": 2}]
+BOTH = [{"arch": "template"}, {"arch": "template", "dequantize": "variational"}, *MULTISCALE, *MIXTURES]
 
 
 def options(every):
-    return pytest.mark.parametrize("options", every, ids=lambda options: "-".join(options.values()))
+    return pytest.mark.parametrize("options", every, ids=lambda options: "-".join(map(str, options.values())))
 
 
 def any_model(options, pixels=784, n_hidden=16, alpha=1e-5, n_flows=2, scale=1.0):
@@ -134,8 +135,18 @@ def test_round_trip_in_float32_is_finer_than_a_grey_level():
         z, ldj = model.flow(*model.logit_normalize(x, torch.zeros(50)))
         back, _ = model.logit_normalize(*model.flow(z, ldj, reverse=True), reverse=True)
     assert (back - x).abs().max() < 0.05
-    assert nf.worst_round_trip(model, x.floor()) == pytest.approx((back - x).abs().max().item(), abs=1e-6)
+    found = nf.worst_round_trip(model, x.floor(), torch.float32)
+    assert found == pytest.approx((back - x).abs().max().item(), abs=1e-6)
     assert torch.equal(model.decode(z), x.floor())
+
+
+@options([{"arch": "template"}, MULTISCALE[0], *MIXTURES])
+def test_round_trip_in_float64_is_exact_although_the_networks_have_another_precision(options):
+    model = any_model(options, scale=0.5)
+    x = torch.randint(0, 256, (10, 784))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nf.worst_round_trip(model, x, torch.float64) < 1e-6
+    assert nf.worst_round_trip(model, x, torch.float32) > 1e-6
 
 
 class Known(torch.nn.Module):
@@ -154,13 +165,16 @@ def test_averages_count_images_alike_and_densities_before_their_logarithm():
     bits = 784 * math.log(2)
     assert nf.epoch_iter(Known([-100.0, -200.0], [-600.0]).eval(), data, None) == pytest.approx(300 / bits)
     known = Known([-100.0, -200.0], [-101.0, -190.0], [-600.0], [-600.0])
-    single, averaged = nf.averaged_bpd(known, data, 2)
-    assert single == pytest.approx((100.5 + 195 + 600) / 3 / bits)
+    log_px = nf.sampled_log_px(known, data, 2)
+    assert log_px.tolist() == [[-100, -200, -600], [-101, -190, -600]]
+    assert nf.averaged_bpd(log_px, 1).numpy() == pytest.approx(np.array([100.5, 195, 600]) / bits)
     averages = np.logaddexp([-100, -200, -600], [-101, -190, -600]) - math.log(2)
-    assert averaged == pytest.approx(-averages.mean() / bits)
+    assert nf.averaged_bpd(log_px, 2).numpy() == pytest.approx(-averages / bits)
+    four = torch.cat([log_px, log_px - 3])  # two groups of two: neighbours are averaged
+    assert nf.averaged_bpd(four, 2).numpy() == pytest.approx((1.5 - averages) / bits)
 
 
-@options([{"arch": "template"}, MULTISCALE[-1]])
+@options([{"arch": "template"}, MIXTURES[1]])
 def test_evaluation_in_bfloat16_agrees_with_float32(options, monkeypatch):
     """It evaluates the flow that was trained and is sampled from: couplings are invertible in any precision."""
     monkeypatch.setattr(devices, "has_fast_bf16", lambda device_type: True)
@@ -171,8 +185,10 @@ def test_evaluation_in_bfloat16_agrees_with_float32(options, monkeypatch):
     for wanted in ("", "1"):
         monkeypatch.setenv("A3_FLOAT32", wanted)
         torch.manual_seed(0)
-        found.append([nf.epoch_iter(model, data, None), *nf.averaged_bpd(model, data, 2)])
-    assert kinds == 3 * [torch.bfloat16] + 3 * [torch.float32]
+        found.append(
+            [nf.epoch_iter(model, data, None), float(nf.averaged_bpd(nf.sampled_log_px(model, data, 2), 2).mean())]
+        )
+    assert kinds == 3 * [torch.bfloat16] + 3 * [torch.float32]  # one sample, then two
     assert found[0] == pytest.approx(found[1], rel=1e-3)
 
 
@@ -241,7 +257,7 @@ def test_log_determinant_of_every_whole_model_against_autograd(options):
     assert abs(expected - identity) > 0.1  # the couplings count
 
 
-@options([BOTH[0], *MULTISCALE[::2]])
+@options([BOTH[0], *MULTISCALE[::2], *MIXTURES])
 def test_reverse_undoes_forward_at_full_size(options):
     flow = any_model(options, scale=0.5).flow
     z = torch.randn(8, 784)
@@ -253,7 +269,7 @@ def test_reverse_undoes_forward_at_full_size(options):
     assert torch.allclose(total, torch.zeros(8), atol=2e-3)
 
 
-@options(BOTH[:4])
+@options([*BOTH[:4], MIXTURES[0]])
 def test_probabilities_of_all_images_of_four_pixels_sum_to_one_whatever_the_noise(options):
     """A sum over 256^4 images, estimated from evenly spread ones: the density's is 1, the bound's is below."""
     torch.manual_seed(0)
@@ -261,7 +277,7 @@ def test_probabilities_of_all_images_of_four_pixels_sum_to_one_whatever_the_nois
         model = any_model(options, pixels=4, scale=0.5)
     else:
         model = Model([16], 2, 8, **options)
-        model.flow = multiscale.Flow([4], 2, 8, options["mix"], levels=1)
+        model.flow = multiscale.Flow([4], 2, 8, options["mix"], options.get("components", 0), levels=1)
         if model.noise is not None:
             model.noise = multiscale.Dequantizer([4])
         redraw(model, 0.5).eval()
@@ -336,6 +352,89 @@ def test_actnorm_measures_the_first_training_batch_only_and_remembers(tmp_path):
     assert torch.equal(other.train()(batch + 100, torch.zeros(64))[0], again)
 
 
+def mixture(*shape, components=3, dtype=torch.float64, scale=1.0):
+    """Random parameters of `mixture_logit` for x of this shape."""
+    logits, mean, log_scale = torch.randn(3, shape[0], components, *shape[1:], dtype=dtype)
+    return logits, 3 * mean, (scale * log_scale).clamp(-3, 3)
+
+
+def test_mixture_logit_is_the_logit_of_the_cdf_and_knows_its_slope():
+    torch.manual_seed(0)
+    logits, mean, log_scale = mixture(5, 7)
+    x = (3 * torch.randn(5, 7, dtype=torch.float64)).requires_grad_()
+    y, log_slope = multiscale.mixture_logit(x, logits, mean, log_scale)
+    weights = torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True)
+    cdf = (weights / (1 + torch.exp((mean - x.unsqueeze(1)) / torch.exp(log_scale)))).sum(1)
+    torch.testing.assert_close(torch.sigmoid(y), cdf)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(log_slope.exp(), slope)
+
+
+def test_one_logistic_is_affine_however_far_in_the_tails():
+    x = torch.tensor([[-1e9, -1e4, -200.0, 0, 50, 1e4, 1e9]], dtype=torch.float64)
+    logits, mean, log_scale = torch.tensor([0, 2, -1], dtype=torch.float64).view(3, 1, 1, 1).expand(3, 1, 1, 7)
+    y, log_slope = multiscale.mixture_logit(x, logits, mean, log_scale)
+    torch.testing.assert_close(y, (x - 2) * math.e)
+    torch.testing.assert_close(log_slope, torch.ones_like(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_the_inverse_of_a_mixture_is_exact_over_the_whole_line(dtype, scale):
+    torch.manual_seed(0)
+    y = 3 * torch.randn(20, 100, dtype=dtype)
+    y[0] = torch.linspace(-1e6, 1e6, 100)
+    y[1] = torch.linspace(-1e-6, 1e-6, 100)
+    parameters = mixture(20, 100, dtype=dtype, scale=scale)
+    x, claimed = multiscale.invert_mixture_logit(y, *parameters)
+    again, log_slope = multiscale.mixture_logit(x, *parameters)
+    torch.testing.assert_close(claimed, log_slope, rtol=0, atol=1e-4)
+    # x has rounding errors, which the slope enlarges
+    allowed = 20 * torch.finfo(dtype).eps * (1 + y.abs() + log_slope.exp() * (1 + x.abs()))
+    assert ((again - y).abs() <= allowed).all()
+
+
+def test_components_of_an_untrained_coupling_differ():
+    coupling, z = multiscale.Coupling(8, 4, 1, components=3), torch.randn(2, 8, 4, 4)
+    coupling(z, torch.zeros(2))[0].pow(2).sum().backward()
+    means = coupling.nn.last.bias.grad.view(11, 4)[5:8]
+    assert (means.diff(dim=0).abs() > 1e-3).all()
+
+
+def test_components_with_gaps_between_them_are_inverted_by_bisection():
+    """Flat between two narrow components: there Newton's step leaves the line."""
+    y = torch.linspace(-20, 20, 41, dtype=torch.float64).unsqueeze(0)
+    mean = torch.tensor([-50.0, 50], dtype=torch.float64).view(1, 2, 1).expand(1, 2, 41)
+    parameters = torch.zeros_like(mean), mean, torch.full_like(mean, -2.0)
+    x, _ = multiscale.invert_mixture_logit(y, *parameters)
+    torch.testing.assert_close(multiscale.mixture_logit(x, *parameters)[0], y, rtol=1e-12, atol=1e-12)
+    assert (x.diff() > 0).all()
+
+
+def test_numbers_that_are_not_finite_end_the_search():
+    y = torch.tensor([[math.nan, math.inf, -math.inf, 1.0]])
+    x, _ = multiscale.invert_mixture_logit(y, *mixture(1, 4, dtype=torch.float32))
+    assert torch.isfinite(x).tolist() == [[False, False, False, True]]
+
+
+@pytest.mark.parametrize("components", [0, 3])
+def test_the_mass_of_a_flow_in_the_plane_is_one(components):
+    """A coupling layer with two channels of one pixel, integrated over a grid."""
+    torch.manual_seed(3)
+    steps = [multiscale.Coupling(2, 4, 1, components).double() for _ in range(2)]
+    for step in steps:
+        redraw(step, 2.0)
+    axis = torch.linspace(-20, 20, 301, dtype=torch.float64)
+    z = points = torch.cartesian_prod(axis, axis).view(-1, 2, 1, 1)
+    ldj = torch.zeros(len(points), dtype=torch.float64)
+    with torch.no_grad():
+        for step in steps:
+            z, ldj = step(z, ldj)
+            z = z.flip(1)
+    density = (nf.log_prior(z).sum((1, 2, 3)) + ldj).exp()
+    assert (density.sum() * (axis[1] - axis[0]) ** 2).item() == pytest.approx(1, abs=2e-3)
+
+
 @pytest.mark.parametrize("pixels", [50, 36, 8])
 def test_sizes_that_cannot_be_squeezed_are_refused_in_words(pixels):
     with pytest.raises(UserError, match="halved 2 times"):
@@ -362,7 +461,7 @@ def test_the_code_is_split_among_the_levels():
         assert (flow(changed, ldj, reverse=True)[0] - x).abs().min() > 0
 
 
-@options([BOTH[0], *MULTISCALE[1::2]])
+@options([BOTH[0], *MULTISCALE[1::2], MIXTURES[1]])
 def test_a_trained_flow_is_the_same_in_bfloat16(options, glyph_cache):
     train, val, _ = mnist(data="glyphs", batch_size=64, download=False)
     torch.manual_seed(0)

@@ -2,7 +2,7 @@
 
 `Flow` has the same interface as the class of that name in a3_nf_template.py, which uses it with `--arch multiscale`.
 With `--mix conv1x1` the steps are those of Glow (Kingma and Dhariwal 2018). `Dequantizer` is the learned dequantisation
-of Flow++ (Ho et al. 2019).
+of Flow++ (Ho et al. 2019), `mixture_logit` the transformation in its coupling layers.
 """
 
 import math
@@ -13,6 +13,8 @@ import torch.nn.functional as F
 
 from common import distributed
 from datasets.files import UserError
+
+MIN_LOG_SCALE = -5.0  # of the logistics: a narrower one would have slopes that float32 cannot invert
 
 
 def squeeze(z):
@@ -48,10 +50,11 @@ class ActNorm(nn.Module):
                 self.mean.copy_(batch.mean((0, 2, 3), keepdim=True))
                 self.log_std.copy_(batch.std((0, 2, 3), keepdim=True).clamp_min(1e-3).log())
                 self.started.fill_(True)
-        logdet = self.log_std.sum() * z.shape[2:].numel()  # the same factor for all pixels of a channel
+        mean, log_std = self.mean.to(z.dtype), self.log_std.to(z.dtype)
+        logdet = log_std.sum() * z.shape[2:].numel()  # the same factor for all pixels of a channel
         if reverse:
-            return z * torch.exp(self.log_std) + self.mean, ldj + logdet
-        return (z - self.mean) * torch.exp(-self.log_std), ldj - logdet
+            return z * torch.exp(log_std) + mean, ldj + logdet
+        return (z - mean) * torch.exp(-log_std), ldj - logdet
 
 
 class Permute(nn.Module):
@@ -74,14 +77,60 @@ class Conv1x1(nn.Module):
 
     def forward(self, z, ldj, reverse=False):
         with torch.autocast(z.device.type, enabled=False):
-            logdet = torch.linalg.slogdet(self.matrix).logabsdet * z.shape[2:].numel()
+            matrix = self.matrix.to(z.dtype)
+            logdet = torch.linalg.slogdet(matrix).logabsdet * z.shape[2:].numel()
             if reverse:
-                return F.conv2d(z, torch.linalg.inv(self.matrix)[:, :, None, None]), ldj - logdet
-            return F.conv2d(z, self.matrix[:, :, None, None]), ldj + logdet
+                return F.conv2d(z, torch.linalg.inv(matrix)[:, :, None, None]), ldj - logdet
+            return F.conv2d(z, matrix[:, :, None, None]), ldj + logdet
+
+
+def mixture_logit(x, logits, mean, log_scale):
+    """y = logit(F(x)) and log dy/dx, where F is the CDF of a mixture of logistic distributions.
+
+    x [B, ...]; parameters of K components [B, K, ...]. F and 1 - F are sums of positive terms w sigmoid(t) and
+    w sigmoid(-t), so their logarithms lose no digits in either tail."""
+    log_weight = logits.log_softmax(1)
+    t = (x.unsqueeze(1) - mean) * torch.exp(-log_scale)
+    below = log_weight + t.clamp_max(0) - torch.log(1 + torch.exp(-t.abs()))
+    above = below - t
+    density = below + above - log_weight - log_scale
+    log_cdf, log_rest, log_density = (terms.logsumexp(1) for terms in (below, above, density))
+    return log_cdf - log_rest, log_density - log_cdf - log_rest
+
+
+@torch.no_grad()
+def invert_mixture_logit(y, logits, mean, log_scale):
+    """The x with mixture_logit(x, ...) = y, to the last digits, and log dy/dx: Newton's method with bisection.
+
+    logit(F(x)) lies between the smallest and the largest t, so x lies between the solutions for single components."""
+    shape, eps = y.shape, torch.finfo(y.dtype).eps
+    y, (logits, mean, log_scale) = (
+        y.reshape(1, -1),
+        (part.transpose(0, 1).reshape(1, part.shape[1], -1) for part in (logits, mean, log_scale)),
+    )
+    solutions = mean + torch.exp(log_scale) * y.unsqueeze(1)
+    low, high = solutions.amin(1), solutions.amax(1)
+    x, last_step = (logits.softmax(1) * solutions).sum(1), high - low
+    solution, slope, open_ = x.clone(), torch.zeros_like(x), torch.arange(y.numel(), device=y.device)
+    while len(open_):  # each step is at most half as long as the one before, or halves the bracket
+        value, log_slope = mixture_logit(x, logits, mean, log_scale)
+        error = value - y
+        low, high = torch.where(error < 0, x, low), torch.where(error < 0, high, x)
+        new = x - error * torch.exp(-log_slope)
+        usable = (low < new) & (new < high) & ((new - x).abs() < last_step / 2)
+        new = torch.where(usable, new, (low + high) / 2)
+        new = torch.where(error.abs() <= eps * (1 + y.abs()), x, new)
+        last_step = (new - x).abs()
+        solution[0, open_], slope[0, open_] = new[0], log_slope[0]
+        left = torch.nonzero(last_step[0] > eps * (1 + x[0].abs())).squeeze(1)
+        open_, x = open_[left], new[:, left]
+        y, low, high, last_step = (part[:, left] for part in (y, low, high, last_step))
+        logits, mean, log_scale = (part[..., left] for part in (logits, mean, log_scale))
+    return solution.view(shape), slope.view(shape)
 
 
 class Net(nn.Module):
-    """The network of a coupling layer: [B, c_in, H, W] -> log_scale and shift, each [B, c_out, H, W]."""
+    """The network of a coupling layer: [B, c_in, H, W] -> [B, c_out, H, W]. It starts with zeros."""
 
     def __init__(self, c_in, c_out, n_hidden, blocks):
         super().__init__()
@@ -92,32 +141,48 @@ class Net(nn.Module):
             )
             for _ in range(blocks)
         )
-        self.last = nn.Conv2d(n_hidden, 2 * c_out, 3, padding=1)
-        nn.init.zeros_(self.last.weight)  # every coupling layer starts as the identity
+        self.last = nn.Conv2d(n_hidden, c_out, 1)
+        nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
 
     def forward(self, x):
-        h = self.first(x.contiguous(memory_format=torch.channels_last))
+        h = self.first(x.to(self.first.weight.dtype).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             h = h + block(h)
-        log_scale, shift = self.last(F.relu(h)).to(x.dtype).chunk(2, dim=1)
-        return torch.tanh(log_scale), shift
+        return self.last(F.relu(h)).to(x.dtype).contiguous()
 
 
 class Coupling(nn.Module):
-    """Affine coupling layer: keeps the first half of the channels, which determines scale and shift of the second."""
+    """Coupling layer: keeps the first half of the channels, which determines the transformation of the second half.
 
-    def __init__(self, channels, n_hidden, blocks):
+    It is affine, or that of Flow++: logit(F(x)) with the CDF F of a mixture of logistics, then affine."""
+
+    def __init__(self, channels, n_hidden, blocks, components=0):
         super().__init__()
-        self.nn = Net(channels // 2, channels // 2, n_hidden, blocks)
+        self.components, changed = components, channels // 2
+        self.nn = Net(channels // 2, changed * (2 + 3 * components), n_hidden, blocks)
+        if components:  # different at the start, because components that are alike would stay alike
+            means = self.nn.last.bias.data.view(2 + 3 * components, changed)[2 + components : 2 + 2 * components]
+            means += torch.linspace(-2, 2, components).unsqueeze(1)
 
     def forward(self, z, ldj, reverse=False):
         kept, changed = z.chunk(2, dim=1)  # each [B, C / 2, H, W]
-        log_scale, shift = self.nn(kept)
-        logdet = log_scale.sum((1, 2, 3))
+        parameters = self.nn(kept).unflatten(1, (-1, changed.shape[1]))  # [B, 2 + 3 K, C / 2, H, W]
+        log_scale, shift = torch.tanh(parameters[:, 0]), parameters[:, 1]
+        total = log_scale.sum((1, 2, 3))
+        if self.components:
+            logits, mean, log_s = parameters[:, 2:].chunk(3, dim=1)  # each [B, K, C / 2, H, W]
+            mixture = logits, mean, log_s.clamp_min(MIN_LOG_SCALE)
         if reverse:
-            return torch.cat([kept, (changed - shift) * torch.exp(-log_scale)], 1), ldj - logdet
-        return torch.cat([kept, changed * torch.exp(log_scale) + shift], 1), ldj + logdet
+            changed = (changed - shift) * torch.exp(-log_scale)
+            if self.components:
+                changed, log_slope = invert_mixture_logit(changed, *mixture)
+                total = total + log_slope.sum((1, 2, 3))
+            return torch.cat([kept, changed], 1), ldj - total
+        if self.components:
+            changed, log_slope = mixture_logit(changed, *mixture)
+            total = total + log_slope.sum((1, 2, 3))
+        return torch.cat([kept, changed * torch.exp(log_scale) + shift], 1), ldj + total
 
 
 class Flow(nn.Module):
@@ -126,7 +191,7 @@ class Flow(nn.Module):
     One more coupling layer transforms the factored-out half before it gets its standard normal prior. This equals a
     Gaussian prior whose mean and scale depend on the other half. The last level factors out nothing."""
 
-    def __init__(self, shape, n_flows=6, n_hidden=64, mix="permute", levels=2, blocks=1):
+    def __init__(self, shape, n_flows=6, n_hidden=64, mix="permute", components=0, levels=2, blocks=1):
         super().__init__()
         (pixels,) = shape
         self.side = math.isqrt(pixels)
@@ -137,9 +202,9 @@ class Flow(nn.Module):
         for level in range(levels):
             channels, steps = 4 * 2**level, []
             for _ in range(n_flows):
-                steps += [ActNorm(channels), mixer(channels), Coupling(channels, n_hidden, blocks)]
+                steps += [ActNorm(channels), mixer(channels), Coupling(channels, n_hidden, blocks, components)]
             if level < levels - 1:
-                steps.append(Coupling(channels, n_hidden, blocks))  # for the half that is factored out
+                steps.append(Coupling(channels, n_hidden, blocks, components))  # for the half that is factored out
             self.levels.append(nn.ModuleList(steps))
         self.to(memory_format=torch.channels_last)
 
@@ -184,15 +249,15 @@ class Dequantizer(nn.Module):
     def __init__(self, shape, n_hidden=32, blocks=1):
         super().__init__()
         self.side = math.isqrt(shape[0])
-        self.nn = Net(4, 4, n_hidden, blocks)
+        self.nn = Net(4, 8, n_hidden, blocks)
         self.mean, self.log_std = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.full((1,), 0.5))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
         """x [B, 784] -> u [B, 784] and log q(u | x) [B]."""
-        log_std, mean = self.nn(squeeze(x.view(-1, 1, self.side, self.side) / 128 - 1))
+        log_std, mean = self.nn(squeeze(x.view(-1, 1, self.side, self.side) / 128 - 1)).chunk(2, dim=1)
         e = distributed.noise(torch.randn_like, mean)
-        log_std = log_std + self.log_std
+        log_std = torch.tanh(log_std) + self.log_std
         t = self.mean + mean + torch.exp(log_std) * e
         log_q = -0.5 * (e**2 + math.log(2 * math.pi)) - log_std - F.logsigmoid(t) - F.logsigmoid(-t)
         return torch.sigmoid(unsqueeze(t)).flatten(1), log_q.sum((1, 2, 3))

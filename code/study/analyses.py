@@ -2,6 +2,7 @@
 
     python code/study/analyses.py vae-z2            the run of this name; on MNIST if there are several
     python code/study/analyses.py vae-z2 --quick    the quick run of this name
+    python code/study/analyses.py nf --bits         a flow, with test results of up to 64 dequantisation samples
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training
 images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels. Figures are saved in the run's
@@ -43,6 +44,14 @@ class Finished:
     def figure(self, name):
         (self.folder / "figures").mkdir(exist_ok=True)
         return self.folder / "figures" / name
+
+
+def save_neighbours(run, title, samples, train):
+    """Ten samples [10, 784] in 0..1, and the training images with the smallest Euclidean distance to them."""
+    distances = torch.cat([torch.cdist(samples, part.float().cpu() / 255) for part in train.images.split(10000)], 1)
+    nearest = train.images[distances.argmin(1).to(train.images.device)].float().cpu() / 255
+    rows = {f"{title}: samples above, nearest training images below": torch.cat([samples, nearest])}
+    figures.image_grids(run.figure("neighbours.png"), rows, 10)
 
 
 def gan_gradients(run, title, train, ahead=50, steps=100):
@@ -98,21 +107,20 @@ def gan(run, title, generator, train, val, test):
     classes = {"samples": shares(quality.classify(classifier, samples)[1].argmax(1))}
     classes["training images"] = shares(train.labels)
     figures.bars(run.figure("classes.pdf"), classes, f"{title}: classes of 10,000 samples", "digit", "share")
-    shown = samples[:10]
-    distances = torch.cat([torch.cdist(shown, part.float().cpu() / 255) for part in train.images.split(10000)], 1)
-    nearest = train.images[distances.argmin(1).to(train.images.device)].float().cpu() / 255
-    rows = {f"{title}: samples above, nearest training images below": torch.cat([shown, nearest])}
-    figures.image_grids(run.figure("neighbours.png"), rows, 10)
+    save_neighbours(run, title, samples[:10], train)
     return gan_gradients(run, title, train)
 
 
 @torch.no_grad()
 def flow(run, title, model, train, val, test):
-    """Samples at four temperatures, the masks of the couplings, and samples with one level's noise redrawn."""
+    """Samples at three temperatures beside real digits, the training images nearest to ten of them, the masks of the
+    couplings, and samples with one level's noise redrawn."""
     numbers = torch.Generator().manual_seed(0)
-    z = torch.randn(25, *model.flow.z_shape, generator=numbers).to(run.device)
-    grids = {f"temperature {t}": model.decode(t * z) / 255 for t in (0.7, 0.8, 0.9, 1.0)}
-    figures.image_grids(run.figure("temperatures.png"), grids, 5, f"{title}: the same z, scaled")
+    z = torch.randn(64, *model.flow.z_shape, generator=numbers).to(run.device)
+    grids = {f"temperature {t}": model.decode(t * z).cpu() / 255 for t in (0.7, 0.85, 1.0)}
+    save_neighbours(run, title, grids["temperature 1.0"][:10], train)
+    grids["validation images"] = val.subset(64).images.cpu() / 255
+    figures.image_grids(run.figure("temperatures.png"), grids, 8, f"{title}: the same z, scaled")
     if not hasattr(model.flow, "parts"):
         masks = [torch.zeros(784).index_fill(0, layer.kept.cpu(), 1.0) for layer in list(model.flow.layers)[:2]]
         caption = "pixels that the first two couplings keep (white)"
@@ -127,6 +135,19 @@ def flow(run, title, model, train, val, test):
             caption = "pixels that each coupling keeps (white) and changes (black); grey: factored out"
     figures.image_grids(run.figure("masks.png"), {caption: torch.stack(masks)}, min(len(masks), 7))
     return {}
+
+
+@torch.no_grad()
+def flow_bits(model, test):
+    """Bits per dimension on the test split: the densities of 1, 8 and 64 dequantisation samples are averaged.
+
+    `stderr` is the standard error of the mean over images."""
+    torch.manual_seed(0)
+    log_px, result = flow_script.sampled_log_px(model, test, 64), {}
+    for n in (1, 8, 64):
+        bpd = flow_script.averaged_bpd(log_px, n)
+        result[str(n)] = {"bpd": float(bpd.mean()), "stderr": float(bpd.std() / len(bpd) ** 0.5)}
+    return {"test_images": log_px.shape[1], "test_bits": result}
 
 
 def multiscale_masks(flow):
@@ -167,8 +188,10 @@ ANALYSES = {
 }
 
 
-def analyse(folder, data_root=None):
-    """Make the figures and analyses.json of a finished run, if there is an analysis for its script."""
+def analyse(folder, data_root=None, bits=False):
+    """Make the figures and analyses.json of a finished run, if there is an analysis for its script.
+
+    `bits`: for a flow, also the test results with up to 64 dequantisation samples, which take minutes."""
     run = Finished(folder)
     if run.results["script"] not in ANALYSES:
         return print(f"{folder.name}: no analysis exists for {run.results['script']}")
@@ -181,7 +204,12 @@ def analyse(folder, data_root=None):
     if run.quick:
         val, test = val.subset(2000), test.subset(2000)
     title = f"{registry.title(folder.name)}, {TITLES[run.data]}"
-    numbers = make(run, title, model, *(split.to(run.device) for split in (train, val, test)))
+    train, val, test = (split.to(run.device) for split in (train, val, test))
+    numbers = make(run, title, model, train, val, test)
+    if bits:
+        if run.results["script"] != registry.FLOW:
+            raise UserError("--bits is for flows only")
+        numbers |= flow_bits(model, test)
     about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
     registry.write_json(folder / "analyses.json", {**about, **numbers})
     print(f"{folder.name}: analysed, see {show(folder)}/")
@@ -199,7 +227,7 @@ def main(args):
     runs = ROOT / "runs" / "quick" if args.quick else ROOT / "runs"
     for data in (*BINARY, *GREY):
         if (runs / data / args.run / "results.json").exists():
-            return analyse(runs / data / args.run, args.data_root)
+            return analyse(runs / data / args.run, args.data_root, args.bits)
     raise UserError(f"there is no finished run {args.run}: python code/study/train.py {args.run}")
 
 
@@ -207,6 +235,8 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("run", metavar="RUN", help="name of a finished run")
     parser.add_argument("--quick", action="store_true", help="the quick run of this name")
+    text = "flows: also test results with 1, 8 and 64 dequantisation samples; takes minutes"
+    parser.add_argument("--bits", action="store_true", help=text)
     parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     return parser.parse_args(words)
 

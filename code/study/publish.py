@@ -72,6 +72,7 @@ MEASURED = {
     "growth": ("growth.json", "growth.pdf", "bench/growth.pdf"),
     "scaling": ("scaling.json", None, None),
     "race": ("race.json", "race.pdf", "race.pdf"),
+    "nf-ablation": ("nf-ablation.json", None, None),
 }
 
 

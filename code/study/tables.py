@@ -174,6 +174,18 @@ def time_to(times, limit):
     return f"{sum(known) / len(known):.0f} s{some}"
 
 
+def ablation(table):
+    """One row per variant: mean and spread (maximum minus minimum) of its value over the seeds."""
+    header = ["variant", "change", "seeds", "seconds", UNITS[table["metric"]], "spread"]
+    digits, rows = 3 if "bpd" in table["metric"] else 2, []
+    for row in table["rows"]:
+        values, seconds = row["value"], sum(row["seconds"]) / len(row["seconds"])
+        spread = number(max(values) - min(values), digits) if len(values) > 1 else ""
+        rows.append([row["name"], row["change"], str(len(values)), number(seconds, 0),
+                     number(sum(values) / len(values), digits), spread])  # fmt: skip
+    return header, rows
+
+
 def markdown(header, rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 

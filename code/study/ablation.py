@@ -1,0 +1,111 @@
+"""What each change is worth: variants of a model, trained for the same seconds on the same machine.
+
+    python code/study/ablation.py nf --seconds 600                    all rows of the table, one seed; resumable
+    python code/study/ablation.py nf --seconds 600 --seeds 42 43      two seeds
+    python code/study/ablation.py nf --seconds 600 --only affine      some rows; the others keep what they have
+    python code/study/ablation.py nf --seconds 60 --quick             small runs, to check that everything works
+
+ROWS has the variants of each model: a name, the change in words and the options of the script. A row without options is
+the plain loop of the race (race.py): the template's networks and learning rate. A variant is trained in
+runs/<data>/ablation-<model>-<row>-seed<seed>/ for a whole number of epochs. One epoch, trained before, tells how many
+epochs come nearest to the given seconds, and the learning rate's schedule spans exactly these epochs. Nothing else
+should run on the machine. Values are those of the validation images. runs/<model>-ablation.json has the table.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
+from common import cli
+from common.devices import processor
+from common.run import git_commit, read_results
+from datasets.files import ROOT, UserError, show
+from study import race, registry, tables
+from study.train import SEEDS, call, data_at_hand
+
+# model: (its run in the registry, option for the number of epochs, options of the run that times one epoch, rows)
+# row: (change in words, options; None for the plain loop)
+ROWS = {
+    "nf": ("nf", "--epochs", "--eval_images 1", {
+        "plain": ("RealNVP, template as handed out", None),
+        "ours": ("RealNVP, our training", ""),
+        "multiscale": ("multi-scale flow", "--arch multiscale"),
+        "affine": ("multi-scale, affine couplings", "--arch multiscale --components 0"),
+        "uniform": ("multi-scale, uniform noise", "--arch multiscale --dequantize uniform"),
+        "permute": ("multi-scale, permutations for 1 x 1 convolutions", "--arch multiscale --mix permute"),
+        "narrow": ("multi-scale, half as wide", "--arch multiscale --hidden 24"),
+        "shallow": ("multi-scale, half as deep", "--arch multiscale --flows 3"),
+    }),
+}  # fmt: skip
+
+
+def train(entry, options, folder, quick):
+    """The results of a run of the script; it is trained, or resumed, if it is not finished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not read_results(folder):
+        words = [f"code/{entry.script}", "--data", folder.parent.name, "--name", folder.name, "--resume"]
+        call([*words, *options.split(), *["--quick"] * quick], folder / "log.txt")
+    return read_results(folder)
+
+
+def epochs_for(seconds, timed):
+    """The number of epochs that comes nearest to `seconds`, from the results of one epoch; at least one."""
+    return max(1, round(seconds / timed["seconds"]))
+
+
+def measure(model, row, seed, args, data):
+    """{seconds, value, epochs} of one variant and seed. The plain loop counts no epochs."""
+    run, epochs_option, cheap, rows = ROWS[model]
+    entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
+    folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / f"ablation-{model}-{row}-seed{seed}"
+    if options is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        curve = race.plain(entry, seed, data, args.quick, folder, args.seconds)["curve"]
+        return {"seconds": curve[-1][0], "value": curve[-1][1], "epochs": None}
+    timing = folder.with_name(f"ablation-{model}-{row}-timing")
+    timed = train(entry, f"{options} {epochs_option} 1 {cheap}", timing, args.quick)
+    epochs = epochs_for(args.seconds, timed)
+    results = train(entry, f"{options} {epochs_option} {epochs} --seed {seed}", folder, args.quick)
+    return {"seconds": results["seconds"], "value": results["final"][metric], "epochs": epochs}
+
+
+def main(args):
+    run, _, _, rows = ROWS[args.model]
+    if unknown := set(args.only or ()) - rows.keys():
+        raise UserError(f"{args.model} has no row {', '.join(sorted(unknown))}: choose from {', '.join(rows)}")
+    entry = registry.get(run)
+    data = data_at_hand([entry])[entry.kind]
+    path = ROOT / "runs" / ("quick" if args.quick else ".") / f"{args.model}-ablation.json"
+    before = {row["name"]: row for row in registry.read_json(path).get("rows", ())}
+    about = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    for row in args.only or rows:
+        found = []
+        for seed in args.seeds:
+            found.append(measure(args.model, row, seed, args, data))
+            print(f"{row}, seed {seed}: {found[-1]['value']:.4f} after {found[-1]['seconds']:.0f} s", flush=True)
+        columns = {key: [each[key] for each in found] for key in ("seconds", "value", "epochs")}
+        before[row] = {"name": row, "change": rows[row][0], "options": rows[row][1], "seeds": args.seeds,
+                       **columns, **about, "commit": git_commit()}  # fmt: skip
+        table = {"model": args.model, "data": data, "quick": args.quick, "metric": entry.seeds,
+                 "seconds": args.seconds, "rows": [before[name] for name in rows if name in before]}  # fmt: skip
+        registry.write_json(path, table)
+    print("\n" + tables.plain(*tables.ablation(table)) + "\n")
+    print(f"Files:  {show(path)}")
+
+
+def parse_args(words=None):
+    parser = cli.Parser(__doc__, __file__)
+    parser.add_argument("model", choices=list(ROWS), help="the model whose variants are trained")
+    seconds = cli.number(float, above=0)
+    parser.add_argument("--seconds", type=seconds, required=True, help="seconds of training of each variant")
+    seed = cli.number(int, 0, 2**31)
+    parser.add_argument("--seeds", nargs="+", type=seed, default=[SEEDS[0]], help="train each variant with each seed")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="train these variants only")
+    parser.add_argument("--quick", action="store_true", help="small runs, to check that everything works")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    cli.start(main, parse_args)

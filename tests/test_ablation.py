@@ -1,0 +1,85 @@
+"""The ablation: as many epochs as the seconds allow, rows that stay, the plain loop's row; nothing is trained."""
+
+import json
+
+import pytest
+
+from datasets.files import UserError
+from study import ablation, registry, tables
+
+PARSERS = {registry.FLOW: "a3_nf_template", registry.GAN: "a3_gan_template", registry.VAE: "a3_vae_template"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A checkout in which an epoch takes 7 s and runs end at once. Returns its runs/ and the commands of all runs."""
+    trained = []
+
+    def call(command, log):
+        trained.append(command)
+        option = next(option for option in ("--epochs", "--n_epochs") if option in command)
+        epochs = int(command[command.index(option) + 1])
+        seed = int(command[command.index("--seed") + 1]) if "--seed" in command else 42
+        final = {registry.get("nf").seeds: 1.5 + seed / 1000}
+        results = {"final": final, "settings": {}, "seconds": 7.0 * epochs, "seed": seed, "quick": False}
+        (log.parent / "results.json").write_text(json.dumps(results))
+
+    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    monkeypatch.setattr(ablation, "data_at_hand", lambda entries: {"grey": "glyphs"})
+    monkeypatch.setattr(ablation, "call", call)
+    plain = lambda entry, seed, data, quick, folder, budget: {"curve": [[0.0, 9.0], [budget, 2.0]]}
+    monkeypatch.setattr(ablation.race, "plain", plain)
+    rows = {"plain": ("as handed out", None), "ours": ("ours", "--lr 0.1"), "wide": ("wider", "--hidden 9")}
+    monkeypatch.setitem(ablation.ROWS, "nf", ("nf", "--epochs", "--eval_images 1", rows))
+    return tmp_path / "runs", trained
+
+
+def run(*words):
+    ablation.main(ablation.parse_args(["nf", *words]))
+
+
+def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
+    runs, trained = place
+    run("--seconds", "60", "--seeds", "42", "43", "--only", "plain", "ours")
+    options = [command[command.index("--resume") + 1 :] for command in trained]
+    assert options == [["--lr", "0.1", "--epochs", "1", "--eval_images", "1"],
+                       ["--lr", "0.1", "--epochs", "9", "--seed", "42"],
+                       ["--lr", "0.1", "--epochs", "9", "--seed", "43"]]  # fmt: skip
+    table = json.loads((runs / "nf-ablation.json").read_text())
+    assert [row["name"] for row in table["rows"]] == ["plain", "ours"]
+    plain, ours = table["rows"]
+    assert (plain["seconds"], plain["value"], plain["epochs"]) == ([60, 60], [2, 2], [None, None])
+    assert (ours["seconds"], ours["value"], ours["epochs"]) == ([63, 63], [1.542, 1.543], [9, 9])
+    assert table["metric"] == "val_bpd"
+    assert "1.542" in capsys.readouterr().out
+    run("--seconds", "60", "--only", "wide")  # the other rows stay, and finished runs are not trained again
+    run("--seconds", "60", "--seeds", "42", "43", "--only", "ours")
+    assert len(trained) == 5
+    rows = json.loads((runs / "nf-ablation.json").read_text())["rows"]
+    assert [row["name"] for row in rows] == ["plain", "ours", "wide"]
+    assert rows[:2] == table["rows"]
+
+
+def test_short_budgets_still_train_an_epoch():
+    assert [ablation.epochs_for(seconds, {"seconds": 8.0}) for seconds in (1, 11, 13)] == [1, 1, 2]
+
+
+def test_the_table_shows_means_and_spreads():
+    rows = [{"name": "a", "change": "b", "seconds": [10.0, 12.0], "value": [1.5, 1.25]}]
+    rows.append({"name": "c", "change": "d", "seconds": [10.0], "value": [2.0]})
+    _, lines = tables.ablation({"metric": "val_bpd", "rows": rows})
+    assert lines == [["a", "b", "2", "11", "1.375", "0.250"], ["c", "d", "1", "10", "2.000", ""]]
+
+
+def test_a_row_that_does_not_exist_is_refused(place):
+    with pytest.raises(UserError, match="no row narrow: choose from plain, ours, wide"):
+        run("--seconds", "60", "--only", "narrow")
+
+
+def test_the_scripts_accept_the_options_of_every_row():
+    for run, epochs, cheap, rows in ablation.ROWS.values():
+        script = __import__(PARSERS[registry.get(run).script])
+        assert len(rows) <= 8
+        for _, options in rows.values():
+            if options is not None:
+                script.parse_args([*options.split(), epochs, "1", *cheap.split()])
