@@ -284,8 +284,8 @@ def save_interpolations(run, title, generator, classifier):
 
 
 def stages(epochs):
-    """The epochs after which samples are drawn: 0, half and all of the training."""
-    return sorted({0, epochs // 2, epochs})
+    """The epochs after which samples are drawn; the third grid of Question 2.6 shows the epoch that is chosen."""
+    return sorted({0, epochs // 2})
 
 
 def measured(run):
@@ -293,7 +293,7 @@ def measured(run):
     return [row for row in run.history if row["frechet_val"] is not None]
 
 
-def save_figures(run, title, snapshots, floor):
+def save_figures(run, title, grids, floor):
     """The samples of Question 2.6, and the curves of the losses, of D's outputs and of the Frechet distance."""
     epochs, loss_D, loss_G, D_x, D_G_z = (run.column(name)[1:] for name in ["epoch", *METRICS])  # epoch 0 has none
     figures.curves(run.figure("losses.pdf"), epochs, {"discriminator": loss_D, "generator": loss_G},
@@ -304,7 +304,6 @@ def save_figures(run, title, snapshots, floor):
     epochs, distances = zip(*((row["epoch"], row["frechet_val"]) for row in measured(run)))
     figures.curves(run.figure("frechet.pdf"), epochs, {"": distances}, log=True, ylabel="Frechet distance",
                    title=f"{title}: distance to validation images", marks=[(floor, "training images")])  # fmt: skip
-    grids = {stage_name(epoch, run.epochs): snapshots[epoch] / 255 for epoch in stages(run.epochs)}
     figures.image_grids(run.figure("samples.png"), grids, 5, f"{title}: same noise in every grid")
 
 
@@ -392,13 +391,15 @@ def main(args):
     average.eval()
     run.save_model(sizes, average)
     caption = f"{title(args)}, {train_data.title}"
-    save_figures(run, caption, snapshots, floor)
+    chosen = min(measured(run), key=lambda row: row["frechet_val"])
+    grids = {stage_name(epoch, run.epochs): snapshots[epoch] / 255 for epoch in stages(run.epochs)}
+    grids[f"epoch {chosen['epoch']}, lowest distance"] = images_of(average, noise)
+    save_figures(run, caption, grids, floor)
     save_interpolations(run, caption, average, classifier)
     run.seed(args.n_epochs + 1)
     samples = images_of(average, average.noise(n_samples))
     real, training = test.images / 255, train_data.subset(n_samples).images.cpu() / 255
     metrics = quality.evaluate_samples(classifier, samples, real, training)
-    chosen = min(measured(run), key=lambda row: row["frechet_val"])
     run.finish(
         [generator, discriminator], best_epoch=chosen["epoch"], frechet_val=chosen["frechet_val"],
         frechet_floor_val=floor, classifier=quality.origin(run.data), **metrics,

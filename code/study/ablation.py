@@ -38,6 +38,16 @@ ROWS = {
         "narrow": ("multi-scale, half as wide", "--arch multiscale --hidden 24"),
         "shallow": ("multi-scale, half as deep", "--arch multiscale --flows 3"),
     }),
+    "gan": ("gan", "--n_epochs", "", {
+        "plain": ("template as handed out", None),
+        "ours": ("ours", ""),
+        "codes": ("without codes in the noise", "--codes 0"),
+        "noise": ("100 dimensions of normal noise", "--latent_dim 100"),
+        "waves": ("pixels in place of waves", "--waves 0"),
+        "penalty": ("without gradient penalty", "--penalty 0"),
+        "shift": ("without shifted images", "--shift 0"),
+        "averaging": ("without averaged weights", "--averaging 0"),
+    }),
 }  # fmt: skip
 
 
