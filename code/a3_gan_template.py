@@ -97,33 +97,21 @@ class Waves(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D maps images [B, 784] in [-1, 1] to the probability [B, 1] that each is real.
+    """D maps images [B, 784] in [-1, 1] to the probability [B, 1] that each is real."""
 
-    With `groups` > 0 the last layer gets one more input, the minibatch standard deviation (Karras et al. 2018): how
-    much the features vary within a group of that many images. It lets D detect samples that are too similar."""
-
-    def __init__(self, groups=0, arch="template"):
+    def __init__(self, arch="template"):
         super().__init__()
-        self.groups = groups
         if arch == "conv":
-            self.layers = convolutional.Features(256)
-        else:
-            self.layers = nn.Sequential(
-                nn.Linear(784, 512), nn.LeakyReLU(0.2),
-                nn.Linear(512, 256), nn.LeakyReLU(0.2),
-            )  # fmt: skip
-        self.out = nn.Linear(256 + bool(groups), 1)
+            self.layers = convolutional.Discriminator()
+            return
+        self.layers = nn.Sequential(
+            nn.Linear(784, 512), nn.LeakyReLU(0.2),
+            nn.Linear(512, 256), nn.LeakyReLU(0.2),
+            nn.Linear(256, 1),
+        )  # fmt: skip
 
     def logits(self, img):
-        h = at_least_float32(self.layers(img.flatten(1) + 1))  # [B, 256]; black pixels are 0
-        if self.groups:
-            everything = distributed.whole(h)
-            size = self.groups if len(everything) % self.groups == 0 else len(everything)
-            grouped = everything.view(-1, size, h.shape[1])  # [B / size, size, 256]
-            variance = (grouped - grouped.mean(1, keepdim=True)).square().mean(1)  # var() takes four times as long
-            spread = (variance + 1e-8).sqrt().mean(1, keepdim=True)  # [B / size, 1]
-            h = torch.cat([h, distributed.own(spread.repeat_interleave(size, 0))], 1)  # [B, 257]
-        return at_least_float32(self.out(h))
+        return at_least_float32(self.layers(img.flatten(1) + 1))  # black pixels are 0
 
     def forward(self, img):
         return torch.sigmoid(self.logits(img))
@@ -339,7 +327,7 @@ def main(args):
     torch.manual_seed(args.seed)
     sizes = {"latent_dim": args.latent_dim, "codes": args.codes, "waves": args.waves, "arch": args.arch}
     generator = Generator(**sizes).to(run.device)
-    discriminator = Discriminator(args.groups, args.arch).to(run.device)
+    discriminator = Discriminator(args.arch).to(run.device)
     average = copy.deepcopy(generator)
     # no momentum (beta_1 = 0): gradients of earlier steps are outdated, since the other network has changed
     optimizer_G = torch.optim.Adam(generator.parameters(), args.lr, betas=(0.0, 0.999), fused=True)
@@ -422,7 +410,6 @@ def parse_args(words=None):
     by_arch("latent_dim", "dimensions of the normal noise", type=number(int, 1, 10000))
     add("--codes", type=number(int, 0, 1000), default=20, help="random one-hot codes in the noise; 0: off")
     by_arch("waves", "template only: G makes images of waves^2 cosines; 0: of pixels", type=number(int, 0, 28))
-    add("--groups", type=number(int, 0), default=16, help="group size of the minibatch standard deviation; 0: off")
     add("--penalty", type=number(float, 0), default=0.1, help="weight of the gradient penalty of D")
     add("--shift", type=number(int, 0, 3), default=1, help="data augmentation: largest shift in pixels")
     add("--averaging", type=number(float, 0, 1), default=0.9995, help="decay per step of the averaged weights of G")

@@ -126,7 +126,6 @@ GROUPS = {
         ("distributed: everything to everyone", "rows[0] : rows[1]", ":"),
     ],
     ("code/a3_gan_template.py", "test_distributed"): [
-        ("gan: groups of the share", "everything = distributed.whole(h)", "everything = h"),
         ("gan: D's gradients of one process", "        distributed.sum_gradients(discriminator)\n", ""),
         ("gan: every process draws", " and distributed.rank == 0:", ":"),
         ("gan: skips a share of one image", "if size == 1:", "if len(real) == 1:"),

@@ -22,11 +22,11 @@ from datasets import loading
 
 torch.set_default_dtype(torch.float64)  # Adam turns the smallest differences of a gradient near 0 into large steps
 torch.Tensor.float = torch.Tensor.double
-# The last batch has one image, so one of two processes has none of it. Chunks and groups of the GAN lie in both shares.
+# The last batch has one image, so one of two processes has none of it. Chunks of the GAN lie in both shares.
 SIZES, BATCH = (41, 25, 20), 10
 CASES = {
     "vae": (vae, "--epochs 3 --hidden 8 --zdim 3 --eval_samples 7"),
-    "gan": (gan, "--n_epochs 3 --latent_dim 5 --groups 2 --save_interval 10"),
+    "gan": (gan, "--n_epochs 3 --latent_dim 5 --save_interval 10"),
     "nf": (nf, "--epochs 3 --hidden 8 --flows 1"),
     "multiscale": (nf, "--epochs 2 --hidden 4 --flows 1 --arch multiscale --shift 1"),
     "pixelcnn": (ar, "--epochs 2 --hidden 4 --layers 1"),

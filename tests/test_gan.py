@@ -23,16 +23,37 @@ def adam(module, lr=1e-3):
     return torch.optim.Adam(module.parameters(), lr)
 
 
-def test_interface():
-    images = Generator()(torch.randn(4, 100))
+@pytest.mark.parametrize("arch", list(gan.DEFAULTS))
+def test_interface(arch):
+    images = Generator(arch=arch)(torch.randn(4, 100))
     assert images.shape == (4, 784)
     assert -1 <= images.min() < images.max() <= 1
-    scores = Discriminator()(images)
+    assert images.mean() < 0.1 if arch == "template" else images.mean() < -0.5
+    scores = Discriminator(arch)(images)
     assert scores.shape == (4, 1)
     assert (scores > 0).all()
     assert (scores < 1).all()
+
+
+def test_the_layers_are_those_of_the_template():
     widths = [layer.out_features for layer in Generator().layers if isinstance(layer, torch.nn.Linear)]
     assert widths == [128, 256, 512, 1024, 784]
+    widths = [layer.out_features for layer in Discriminator().layers if isinstance(layer, torch.nn.Linear)]
+    assert widths == [512, 256, 1]
+
+
+def test_the_four_pixels_of_a_position_lie_side_by_side():
+    """A pixel depends on the 3 x 3 positions of the 14 x 14 feature maps around its own."""
+    generator = Generator(3, arch="conv").eval()
+    features = generator.layers.norm14
+    found = []
+    hook = features.register_forward_hook(lambda module, inputs, output: found.append(output) or output)
+    images = generator(torch.zeros(1, 3))
+    hook.remove()
+    (slope,) = torch.autograd.grad(images.view(28, 28)[10, 20], found[0])
+    touched = slope.abs().sum((0, 1)).nonzero()
+    assert touched.amin(0).tolist() == [4, 9]  # the 3 x 3 positions around (5, 10)
+    assert touched.amax(0).tolist() == [6, 11]
 
 
 def test_losses_at_equilibrium_and_against_binary_cross_entropy():
@@ -96,18 +117,17 @@ def descend(net, gradients, lr):
     return gradients
 
 
-@pytest.mark.parametrize("groups", [0, 4])
-def test_the_penalty_is_the_squared_slope_of_d(groups):
-    """Against central differences of all logits' sum; with groups, an image also changes the logits of others."""
+def test_the_penalty_is_the_squared_slope_of_d():
+    """Against central differences of all logits' sum."""
     torch.manual_seed(0)
-    discriminator, images = Discriminator(groups).double(), torch.rand(8, 784, dtype=torch.double)
+    discriminator, images = Discriminator().double(), torch.rand(3, 784, dtype=torch.double)
     kink = torch.nn.Tanh()  # differences need a smooth D
     for i in 1, 3:
         discriminator.layers[i] = kink
     with torch.no_grad():
-        slopes = torch.empty(8, 784, dtype=torch.double)
+        slopes = torch.empty(3, 784, dtype=torch.double)
         for pixel in range(784):
-            for row in range(8):
+            for row in range(3):
                 step = torch.zeros_like(images)
                 step[row, pixel] = 1e-5
                 up, down = (discriminator.logits(images + sign * step).sum() for sign in (1, -1))
@@ -162,18 +182,6 @@ def test_waves_are_orthogonal_and_smooth():
     assert generator(torch.randn(64, 8)).mean() < -0.5  # images start nearly black
 
 
-def test_groups_let_d_see_repetition():
-    torch.manual_seed(0)
-    discriminator = Discriminator(groups=4)
-    torch.nn.init.ones_(discriminator.out.weight)
-    different = torch.rand(8, 784)
-    same = different[:1].repeat(4, 1)
-    alone, repeated = discriminator.logits(different), discriminator.logits(torch.cat([same, different[4:]]))
-    assert repeated[0] < alone[0]  # the same image, but among its copies
-    assert torch.allclose(repeated[4:], alone[4:], atol=1e-5)  # the other group is another matter
-    assert discriminator.logits(torch.rand(7, 784)).shape == (7, 1)
-
-
 def test_jitter_moves_by_whole_pixels_and_passes_the_gradient():
     torch.manual_seed(0)
     image = torch.full((1, 28, 28), -1.0)
@@ -212,9 +220,10 @@ def test_a_dead_side_is_reported():
     assert len(lines) == 2
 
 
-def test_sampling_does_not_depend_on_the_batch():
+@pytest.mark.parametrize("arch", list(gan.DEFAULTS))
+def test_sampling_does_not_depend_on_the_batch(arch):
     torch.manual_seed(0)
-    generator = gan.update_batchnorm(Generator())
+    generator = gan.update_batchnorm(Generator(codes=4, arch=arch))
     z = generator.noise(9)
     together = gan.images_of(generator, z)
     alone = torch.cat([gan.images_of(generator, one) for one in z.split(1)])

@@ -33,22 +33,22 @@ class Generator(nn.Module):
         return F.pixel_shuffle(self.pixels(h), 2).flatten(1)  # [B, 4, 14, 14] -> [B, 784]
 
 
-class Features(nn.Module):
-    """Images [B, 784] -> features [B, n] for the last layer of the discriminator."""
+class Discriminator(nn.Module):
+    """Images [B, 784] -> logits [B, 1]."""
 
-    def __init__(self, n, channels=(32, 64)):
+    def __init__(self, channels=(32, 64)):
         super().__init__()
-        c14, c7 = channels
+        c14, c7 = channels  # of the feature maps of 14 x 14 and 7 x 7 pixels
         self.down14 = nn.Conv2d(1, c14, 4, stride=2, padding=1)
         self.down7 = nn.Conv2d(c14, c7, 4, stride=2, padding=1)
         self.block = nn.Sequential(
             nn.Conv2d(c7, c7, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(c7, c7, 3, padding=1),
         )  # fmt: skip
-        self.out = nn.Linear(49 * c7, n)
+        self.out = nn.Sequential(nn.Linear(49 * c7, 128), nn.LeakyReLU(0.2), nn.Linear(128, 1))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, img):
         h = F.leaky_relu(self.down14(img.view(-1, 1, 28, 28)), 0.2)  # [B, c14, 14, 14]
         h = F.leaky_relu(self.down7(h.contiguous(memory_format=torch.channels_last)), 0.2)  # [B, c7, 7, 7]
         h = F.leaky_relu(h + self.block(h), 0.2)
-        return F.leaky_relu(self.out(h.flatten(1)), 0.2)
+        return self.out(h.flatten(1))

@@ -177,7 +177,7 @@ def our_vae(images):
 def our_gan(images, options=()):
     args, data = gan.parse_args(list(options)), TimedLoader(images)
     generator = gan.Generator(args.latent_dim, args.codes, args.waves)
-    discriminator = gan.Discriminator(args.groups)
+    discriminator = gan.Discriminator()
     adam = lambda net: torch.optim.Adam(net.parameters(), LR, betas=(0.0, 0.999), fused=True)
     optimizers = [adam(generator), adam(discriminator)]
     epoch = lambda: gan.train(data, discriminator, generator, *optimizers, args.penalty, args.shift)
@@ -186,9 +186,7 @@ def our_gan(images, options=()):
 
 
 def our_narrow_gan(images):
-    return our_gan(
-        images, ["--latent_dim", "100", *["--codes", "0", "--waves", "0", "--groups", "0", "--penalty", "0"]]
-    )
+    return our_gan(images, ["--latent_dim=100", "--codes=0", "--waves=0", "--penalty=0", "--shift=0"])
 
 
 def our_nf(images, options=()):
