@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common import quality
-from common.files import load_state
+from common.files import load_state, save_state
 from conftest import ROOT
 from datasets import loading
 from datasets import mnist as mnist_module
@@ -80,6 +80,14 @@ def test_the_published_classifier_is_as_good_as_it_says(glyph_cache):
     test = mnist(data="glyphs", download=False)[2].subset(1000)
     right = quality.classify(model, test.images / 255)[1].argmax(1) == test.labels
     assert float(right.float().mean()) > 0.99
+
+
+@pytest.mark.parametrize("content", [{"other": 1}, [1, 2], {"state": {"weight": torch.zeros(3)}}])
+def test_another_file_in_place_of_a_classifier_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "PUBLISHED", tmp_path)
+    save_state(tmp_path / "classifier-glyphs.pt", content)
+    with pytest.raises(UserError, match="belongs to another model"):
+        quality.load_classifier("glyphs", torch.device("cpu"), None)
 
 
 def test_for_other_data_a_classifier_is_trained_once_and_named(fashion, monkeypatch):

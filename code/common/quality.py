@@ -80,7 +80,8 @@ def load_classifier(data, device, splits, say=print):
         model = Classifier().to(device, memory_format=torch.channels_last)
     for path in (PUBLISHED / name, cache_folder() / name):
         if path.exists():
-            load_weights(model, load_state(path, device)["state"], path)
+            saved = load_state(path, device)
+            load_weights(model, saved.get("state") if isinstance(saved, dict) else None, path)
             return model.eval()
     say(f"Training a classifier for {TITLES[data]} (only once)")
     train, _, test = splits()

@@ -72,7 +72,7 @@ MEASURED = {
     "growth": ("growth.json", "growth.pdf", "bench/growth.pdf"),
     "scaling": ("scaling.json", None, None),
     "race": ("race.json", "race.pdf", "race.pdf"),
-    "nf-ablation": ("nf-ablation.json", None, None),
+    **{f"{model}-ablation": (f"{model}-ablation.json", None, None) for model in ("vae", "gan", "nf")},
 }
 
 
