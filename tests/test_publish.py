@@ -15,9 +15,10 @@ from datasets.files import UserError
 from study import publish, registry, tables
 
 
-def test_the_readmes_table_is_that_of_the_published_results():
-    readme = (ROOT / "README.md").read_text()
-    assert publish.with_table(readme) == readme, "run `make publish`, or python code/study/publish.py --table"
+@pytest.mark.parametrize("page", publish.PAGES)
+def test_the_tables_of_a_page_are_those_of_the_published_results(page):
+    text = (ROOT / page).read_text()
+    assert publish.with_generated(page, text) == text, "run `make publish`, or python code/study/publish.py --table"
 
 
 def test_published_results_are_full_runs_on_real_data():
@@ -57,7 +58,9 @@ def test_measured_numbers_in_docstrings_are_those_of_the_scripts_results(script)
 def place(tmp_path, monkeypatch):
     """A checkout that holds what is published, and no runs."""
     shutil.copytree(ROOT / "report" / "results", tmp_path / "report" / "results")
-    shutil.copyfile(ROOT / "README.md", tmp_path / "README.md")
+    for page in publish.PAGES:
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / page, tmp_path / page)
     (tmp_path / "runs").mkdir()
     for name, path in (("ROOT", tmp_path), ("RUNS", tmp_path / "runs"), ("REPORT", tmp_path / "report")):
         monkeypatch.setattr(publish, name, path)

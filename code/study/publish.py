@@ -1,12 +1,13 @@
-"""Publish finished full runs on real data: copy results, figures and weights from runs/ to report/, update README.
+"""Publish finished full runs on real data: copy results, figures and weights from runs/ to report/, update the pages.
 
     python code/study/publish.py            same as `make publish`
-    python code/study/publish.py --table    only update README's tables and families.json, from report/results
+    python code/study/publish.py --table    only update the pages and families.json, from report/results
     python code/study/publish.py --stale    list published results that were made by an older version of the code
 
 All checks come before the first change.
 """
 
+import functools
 import io
 import shutil
 import sys
@@ -156,7 +157,7 @@ def spread(seeds):
 
 
 def generated():
-    """The text between the two marker lines in README."""
+    """The text between the two marker lines in README.md."""
     found, comparison = results(), read("comparison")
     parts = [table(found), machines(found) if found else "", speed(read("bench")), spread(read("seeds"))]
     if comparison:
@@ -165,9 +166,26 @@ def generated():
     return "\n\n".join(part for part in parts if part)
 
 
-def with_table(readme):
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{generated()}\n{END}{rest.split(END)[1]}"
+def ablation(model):
+    """The table of an ablation, and how it was made."""
+    if not (found := read(f"{model}-ablation")):
+        return "Not measured yet."
+    row = found["rows"][0]
+    how = f"{row['processor']}, {tables.plural(row['threads'], 'thread')}, torch {row['torch'].split('+')[0]}"
+    return f"""{tables.markdown(*tables.ablation(found))}
+
+Values of validation images after {found["seconds"]:.0f} s of training on {how}. Spread: largest minus smallest."""
+
+
+# the pages with generated text between the two marker lines
+PAGES = {"README.md": generated} | {
+    f"docs/{page}.md": functools.partial(ablation, model) for page, model in (("gan", "gan"), ("flow", "nf"))
+}
+
+
+def with_generated(page, text):
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{PAGES[page]()}\n{END}{rest.split(END)[1]}"
 
 
 def refuse(path, why):
@@ -273,11 +291,11 @@ def publish_measured():
 
 
 def write_generated():
-    """Write families.json and the generated part of README from report/results."""
+    """Write families.json and the generated parts of README.md and docs/ from report/results."""
     if comparison := read("comparison"):
         registry.write_json(REPORT / "results" / "families.json", tables.families(comparison, read("seeds")))
-    readme = ROOT / "README.md"
-    readme.write_text(with_table(readme.read_text()))
+    for page in PAGES:
+        (ROOT / page).write_text(with_generated(page, (ROOT / page).read_text()))
 
 
 def stale():

@@ -73,7 +73,7 @@ RUNS = [
     Entry("nf-multiscale-long", "Multi-scale flow, long", FLOW, "grey", "long", 2600, "--arch multiscale --epochs 36",
           results=BPD),
     Entry("gan-conv", "Convolutional GAN", GAN, "grey", "long", 3500, "--arch conv", short="--n_epochs 1",
-          results=("frechet", "confident_share", "coverage"), compared=True),
+          results=("frechet", "confident_share", "coverage"), compared=True, published=False),
     Entry("pixelcnn-long", "PixelCNN, long", AUTOREGRESSIVE, "binary", "long", 5700,
           "--hidden 48 --epochs 8 --lr 0.003"),
     Entry("pixelcnn", "PixelCNN", AUTOREGRESSIVE, "binary", "autoregressive", 1400, short="--epochs 1", compared=True),
