@@ -55,14 +55,20 @@ GROUPS = {
     ],
     ("code/a3_gan_template.py", "test_gan"): [
         ("gan: G's gradients never zeroed", "        optimizer_G.zero_grad()\n", ""),
-        ("gan: detach missing", "jitter(fake.detach())", "jitter(fake)"),
-        ("gan: optimisers exchanged", "generator, optimizer_G, optimizer_D, after_step=", "generator, optimizer_D, optimizer_G, after_step="),
+        ("gan: detach missing", "jitter(fake.detach(), shift)", "jitter(fake, shift)"),
+        ("gan: optimisers exchanged", "generator, optimizer_G, optimizer_D, penalty=", "generator, optimizer_D, optimizer_G, penalty="),
         ("gan: D steps after G", "        optimizer_D.step()\n\n        discriminator.requires_grad_(False)",
          "        later = optimizer_D.step\n        after_step = lambda step=after_step: (later(), step())\n"
          "        discriminator.requires_grad_(False)"),
         ("gan: G's step leaves gradients in D", "discriminator.requires_grad_(False)", "discriminator.requires_grad_(True)"),
         ("gan: decay and its complement exchanged", "mean.lerp_(now, 1 - decay)", "mean.lerp_(now, decay)"),
         ("gan: BatchNorm statistics of other weights", "torch.optim.swa_utils.update_bn(noise, average)", "pass"),
+        ("gan: no penalty", "        objective.backward()", "        loss_D.backward()"),
+        ("gan: penalty too weak", "PENALTY_EVERY * penalty / 2", "penalty / 2"),
+        ("gan: length in place of its square", "gradient.square().sum(1)", "gradient.norm(dim=1)"),
+        ("gan: penalty of real images only", " + gradient_penalty(discriminator, shifted)", ""),
+        ("gan: codes all the same", "torch.randint(self.codes, (n,), generator=numbers)", "torch.zeros(n, dtype=torch.long)"),
+        ("gan: waves of equal size", "/ (1 + frequencies)", "/ (1 + 0 * frequencies)"),
         ("gan: straight path stops early", "t = torch.linspace(0, 1, n, device=a.device).unsqueeze(1)\n    return (1",
          "t = torch.linspace(0, 0.9, n, device=a.device).unsqueeze(1)\n    return (1"),
     ],
@@ -72,7 +78,7 @@ GROUPS = {
          "classify(classifier, train_data.images.cpu() / 255)"),
         ("gan: judged by validation images", "real, training = test.images / 255,", "real, training = val.images / 255,"),
         ("gan: weights of the moment kept", "for name, value in average.state_dict()", "for name, value in generator.state_dict()"),
-        ("gan: learning rate stays", "decay = min(1.0, 2 * (1 - (epoch - 1) / args.n_epochs))", "decay = 1.0"),
+        ("gan: learning rate stays", "decay = min(1.0, (1 - (epoch - 1) / args.n_epochs) / 0.7)", "decay = 1.0"),
         ("gan: steps forgotten on resuming", 'state.get("steps", 0)', "0"),
     ],
     ("code/a3_nf_template.py", "test_nf"): [
@@ -128,7 +134,7 @@ GROUPS = {
     ("code/a3_gan_template.py", "test_distributed"): [
         ("gan: D's gradients of one process", "        distributed.sum_gradients(discriminator)\n", ""),
         ("gan: every process draws", " and distributed.rank == 0:", ":"),
-        ("gan: skips a share of one image", "if size == 1:", "if len(real) == 1:"),
+        ("gan: skips a share of one image", "if size == 1:", "if len(imgs) == 1:"),
     ],
     ("code/a3_nf_template.py", "test_distributed"): [
         ("nf: gradients of one process", "            distributed.sum_gradients(model)\n", ""),
