@@ -183,7 +183,13 @@ GROUPS = {
         ("race: lower bounds are better", "value >= target if higher else value <= target", "value <= target"),
         ("race: targets on glyphs", "if quick or data not in REAL:", "if quick:"),
     ],
-    ("code/study/latent.py", "test_analyses"): [("latent: weights of q without log sigma", "(0.5 * (eps**2 - z**2) + std.log()).sum(1)", "(0.5 * (eps**2 - z**2)).sum(1)")],
+    ("code/study/latent.py", "test_analyses"): [
+        ("latent: weights of q without log sigma", "(0.5 * (eps**2 - z**2) + std.log()).sum(1)", "(0.5 * (eps**2 - z**2)).sum(1)"),
+        ("latent: bound without the entropy of q", " - (log_q.exp() * log_q).sum((1, 2))", ""),
+        ("latent: axes of the plane exchanged", "q1, q2 = log_q", "q2, q1 = log_q"),
+        ("latent: quadrature without the prior", " + log_pz[part] + log_cell", " + log_cell"),
+        ("latent: descent for ascent", "(-bound.sum()).backward()", "bound.sum().backward()"),
+    ],
     ("code/beyond/autoregressive.py", "test_autoregressive"): [
         ("autoregressive: Markov sees its pixel", "[padded[:, :-2], padded[:, 1:-1]]", "[padded[:, 1:-1], padded[:, 2:]]"),
         ("autoregressive: first row of taps off by one", "F.pad(image, (self.LEFT, 0))[:, :, :, :-1]", "F.pad(image, (self.LEFT - 1, 0))"),
