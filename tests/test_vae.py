@@ -189,6 +189,29 @@ def test_training_gradient_is_that_of_the_bound_on_average():
     assert values[1] == pytest.approx(values[0], rel=1e-3)  # the value is the exact bound in both modes
 
 
+@pytest.mark.parametrize(
+    "group", ["encoder.hidden.weight", "encoder.hidden.bias", "encoder.out.weight", "encoder.out.bias"]
+)
+def test_the_training_gradient_of_the_kl_term_against_finite_differences(group):
+    """The KL term of the bound is exact and has no noise, so its finite differences are exact as well."""
+    model = tiny_model().train()
+    torch.nn.init.normal_(model.encoder.out.bias, std=0.5)
+    x = (torch.rand(1, 784) < 0.2).double()
+    parameter = model.get_parameter(group)
+    gradient = torch.zeros_like(parameter)
+    torch.manual_seed(1)
+    for _ in range(10):  # the average over 20,000 draws of z
+        gradient += torch.autograd.grad(model.terms(x.expand(2000, -1))[1].mean(), parameter)[0] / 10
+    direction = gradient / gradient.norm()
+    values = []
+    for step in (1e-4, -1e-4):
+        with torch.no_grad():
+            parameter += step * direction
+            values.append(vae.kl_from_prior(*model.encoder(x)).item())
+            parameter -= step * direction
+    assert gradient.norm().item() == pytest.approx((values[0] - values[1]) / 2e-4, rel=0.03)
+
+
 def test_two_steps_of_training_by_hand():
     """SGD along z's gradient: that of -log p(x|z), and beta (z - (z - mean) / std^2) of log q(z|x) - log p(z)."""
     torch.manual_seed(0)

@@ -180,6 +180,8 @@ def family(run, title, model, train, val, test):
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         x = val.subset(2000).images.float()
+        if model.autoencoder:
+            return autoencoder(run, title, model, train, x)
         z, log_q, mean, std = model.encode(x, 1)
         z, log_q = z[0], log_q[0]
         numbers = information(model, z, log_q, mean, std)
@@ -196,6 +198,21 @@ def family(run, title, model, train, val, test):
         else:
             numbers |= fed_back(model, x[:100], z[:100])
     return numbers
+
+
+def autoencoder(run, title, model, train, x):
+    """Reconstructions, and images decoded from two distributions of codes: N(0, I), and a Gaussian fitted to codes."""
+    z, noise = model.code(x), torch.randn(24, model.z_dim, device=x.device)
+    fitted = fitted_gaussian(model.code(train.images.float()), noise)
+    shown = {"validation images": x[:24], "decoded from their codes": model.decoder(z[:24])}
+    shown |= {"decoded from N(0, I)": model.decoder(noise), "from a Gaussian fitted to codes": model.decoder(fitted)}
+    figures.image_grids(run.figure("decoded.png"), shown, 6, title)
+    return {"code_norm": float(z.norm(dim=1).mean()), "code_norm_std": float(z.norm(dim=1).std())}
+
+
+def fitted_gaussian(codes, noise):
+    """Samples [n, D] of the Gaussian with the mean and covariance of the codes [N, D], from normal noise [n, D]."""
+    return codes.mean(0) + noise @ torch.linalg.cholesky(torch.cov(codes.T)).T
 
 
 def information(model, z, log_q, mean, std):

@@ -72,6 +72,7 @@ MEASURED = {
     "growth": ("growth.json", "growth.pdf", "bench/growth.pdf"),
     "scaling": ("scaling.json", None, None),
     "race": ("race.json", "race.pdf", "race.pdf"),
+    "codes": ("codes/codes.json", "codes/codes.png", "codes.png"),
 }
 
 
