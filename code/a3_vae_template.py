@@ -69,7 +69,8 @@ class GridEncoder(Encoder):
     """An encoder for two latent dimensions that reads p(x|z) on a grid of latent vectors instead of the pixels of x.
 
     The grid's points have equal shares of the prior's mass, so p(x|z_k) / sum_j p(x|z_j) is the posterior on the grid.
-    The encoder has little to learn, because the decoder contains nearly all that it needs to know about an image."""
+    Its mean is the encoder's first guess. There is little left to learn, because the decoder contains nearly all that
+    the encoder needs to know about an image."""
 
     def __init__(self, decoder, hidden_dim=500, side=20):
         super().__init__(hidden_dim, 2, side**2)
@@ -84,7 +85,8 @@ class GridEncoder(Encoder):
             log_px_z = input @ logits.T - softplus(logits).sum(1)  # [..., side^2]
             # The posterior is often narrower than the grid's spacing. The fourth root spreads it over several points.
             posterior = torch.softmax(log_px_z / 4, -1)
-        return super().forward(self.side * posterior)
+        correction, std = super().forward(self.side * posterior)
+        return posterior @ self.grid + correction, std
 
 
 def softplus(x):

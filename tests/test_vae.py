@@ -116,14 +116,19 @@ def test_the_grid_encoder_reads_the_posterior_on_the_grid():
     model.encoder.hidden.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     mean, std = model.encoder(x)
     torch.testing.assert_close(read[0], 20 * expected.float(), rtol=1e-2, atol=1e-4)
+    torch.nn.init.zeros_(model.encoder.out.weight)
+    torch.nn.init.zeros_(model.encoder.out.bias)
+    guess, std = model.encoder(x)
+    torch.testing.assert_close(guess, expected.float() @ vae.manifold_grid(20), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(std, torch.ones(5, 2), rtol=0, atol=1e-4)
     # the decoder's weights learn through z alone, are saved once, and a copy reads its own decoder
     weights = list(model.decoder.parameters())
     assert torch.autograd.grad((mean + std).sum(), weights, allow_unused=True) == (None,) * 4
     assert len(model.state_dict()) == 8
     other = copy.deepcopy(model)
     torch.nn.init.normal_(other.decoder.out.weight, std=0.05)
-    assert not torch.equal(other.encoder(x)[0], mean)
-    assert torch.equal(model.encoder(x)[0], mean)
+    assert not torch.equal(other.encoder(x)[0], guess)
+    assert torch.equal(model.encoder(x)[0], guess)
     assert model.encoder(torch.zeros(3, 2, 784))[0].shape == (3, 2, 2)
 
 
