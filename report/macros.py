@@ -99,15 +99,17 @@ def macros(files):
         if "epochs" in result:
             numbers["half"] = result["epochs"] // 2
         final = dict(result["final"])
-        if "test_elbo" in final:
+        if final.get("test_elbo") is not None:
             final["gap"] = final["test_log_likelihood"] - final["test_elbo"]
         lines += define(result["run"], "", {**numbers, **final})
     return lines
 
 
-def write_tables(folder, comparison, seeds, variants):
+def write_tables(folder, comparison, seeds, variants, codes):
     """Write the tables that the report includes; empty files if there are no results."""
-    contents = {"quality": "", "likelihood": "", "families": "", "note": "", "variants": ""}
+    contents = {"quality": "", "likelihood": "", "families": "", "note": "", "variants": "", "codes": ""}
+    if codes:
+        contents["codes"] = tables.latex(*tables.codes(codes["models"]))
     if variants:
         contents["variants"] = tables.latex(*tables.variants(variants))
     if comparison:
@@ -147,7 +149,8 @@ def gains(variants):
     lines, plain = [], variants.get("family-plain")
     conditions = lambda result: (result["data"], result["final"]["eval_images"], result["final"]["eval_samples"])
     for run, result in variants.items() if plain else ():
-        if conditions(result) == conditions(plain):
+        known = result["final"]["test_log_likelihood"] is not None  # an autoencoder has no likelihood
+        if known and conditions(result) == conditions(plain):
             gain = result["final"]["test_log_likelihood"] - plain["final"]["test_log_likelihood"]
             lines += define(run, "gain", gain)
     return lines
@@ -182,7 +185,7 @@ def main(args):
     # latexmk recompiles when this file changes: this line makes it recompile when the layout file appears
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
-    write_tables(build, others.get("comparison", {}), others.get("seeds", {}), variants)
+    write_tables(build, others.get("comparison", {}), others.get("seeds", {}), variants, others.get("codes"))
     if args.user:
         compile_own(build)
 

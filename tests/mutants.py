@@ -28,6 +28,8 @@ ENOUGH = 0.95
 # (file, test files that should notice): [(name, old text, new text)]
 GROUPS = {
     ("code/a3_vae_template.py", "test_vae"): [
+        ("vae: grid encoder without the normalisation of p(x|z)", "input @ logits.T - softplus(logits).sum(1)", "input @ logits.T"),
+        ("vae: decoder learns through the grid", "with torch.no_grad(), torch.autocast(input", "with torch.enable_grad(), torch.autocast(input"),
         ("vae: sign of log sigma in the KL", "- 1 - 2 * std.log()).sum(1)", "- 1 + 2 * std.log()).sum(1)"),
         ("vae: wrong sign of the KL's training gradient", "kl = path + (kl - path).", "kl = -path + (kl + path)."),
         ("vae: path gradient lost", "= mean.detach(), std.detach()", "= mean, std"),
@@ -195,7 +197,13 @@ GROUPS = {
         ("race: lower bounds are better", "value >= target if higher else value <= target", "value <= target"),
         ("race: targets on glyphs", "if quick or data not in REAL:", "if quick:"),
     ],
-    ("code/study/latent.py", "test_analyses"): [("latent: weights of q without log sigma", "(0.5 * (eps**2 - z**2) + std.log()).sum(1)", "(0.5 * (eps**2 - z**2)).sum(1)")],
+    ("code/study/latent.py", "test_analyses"): [
+        ("latent: weights of q without log sigma", "(0.5 * (eps**2 - z**2) + std.log()).sum(1)", "(0.5 * (eps**2 - z**2)).sum(1)"),
+        ("latent: bound without the entropy of q", " - (log_q.exp() * log_q).sum((1, 2))", ""),
+        ("latent: axes of the plane exchanged", "q1, q2 = log_q", "q2, q1 = log_q"),
+        ("latent: quadrature without the prior", " + log_pz[part] + log_cell", " + log_cell"),
+        ("latent: descent for ascent", "(-bound.sum()).backward()", "bound.sum().backward()"),
+    ],
     ("code/beyond/autoregressive.py", "test_autoregressive"): [
         ("autoregressive: Markov sees its pixel", "[padded[:, :-2], padded[:, 1:-1]]", "[padded[:, 1:-1], padded[:, 2:]]"),
         ("autoregressive: first row of taps off by one", "F.pad(image, (self.LEFT, 0))[:, :, :, :-1]", "F.pad(image, (self.LEFT - 1, 0))"),

@@ -41,16 +41,56 @@ def test_log_px_given_z_is_the_sum_over_pixels(split):
 
 
 @torch.no_grad()
-def test_weights_of_q_average_to_the_quadrature(split):
-    """For an untrained model q and the posterior are both near the prior, so a few thousand weights are enough."""
+def test_quadrature_agrees_with_importance_sampling_and_bounds_are_in_order(split):
+    """For an untrained encoder, q and the posterior are both near the prior: a few thousand weights are enough."""
     torch.manual_seed(1)
     model, x = VAE(20, 2).eval(), split.images[:4].float()
-    line = torch.linspace(-5, 5, 101)
-    z = torch.stack([line.repeat(101), line.repeat_interleave(101)], 1)
-    log_joint = latent.log_px_given_z(model, x, z) - 0.5 * z.pow(2).sum(1) - math.log(2 * math.pi)
-    exact = log_joint.logsumexp(1) + 2 * math.log(0.1)
-    estimate = latent.log_weights_of_q(model, x, 5000).logsumexp(1) - math.log(5000)
-    assert estimate.tolist() == pytest.approx(exact.tolist(), abs=0.1)
+    torch.nn.init.normal_(model.decoder.out.weight, std=0.05)  # so that the posterior is not Gaussian
+    line, points, log_cell = latent.plane(161)
+    log_mass = latent.log_masses(model, x, points, log_cell)
+    log_px = log_mass.logsumexp(1)
+    log_w = latent.log_weights_of_q(model, x, 20_000)
+    assert (log_w.logsumexp(1) - math.log(20_000)).tolist() == pytest.approx(log_px.tolist(), abs=0.05)
+    mean, std = model.encoder(x)
+    bound = latent.bound_on_grid(log_mass.view(-1, 161, 161), line, mean, std)
+    sampled, error = log_w.mean(1), log_w.std(1) / 20_000**0.5
+    assert ((bound - sampled).abs() < 5 * error + 1e-3).all()
+    with torch.enable_grad():
+        best = latent.optimised_bound(log_mass.view(-1, 161, 161), line, mean, std, 40)
+    assert (best > sampled - 5 * error).all()
+    assert (best < log_px).all()
+    assert (best - bound).max() > 0.05  # there was something to gain
+
+
+def gaussian_on_plane(line, log_cell, centre, precision):
+    """The log masses [1, side, side] of a Gaussian in the plane."""
+    z2, z1 = torch.meshgrid(line, line, indexing="ij")
+    offset = torch.stack([z1, z2], -1) - centre
+    log_density = -0.5 * (offset @ precision * offset).sum(-1) + 0.5 * torch.logdet(precision) - math.log(2 * math.pi)
+    return (log_density + log_cell)[None]
+
+
+def test_the_bound_on_the_grid_is_minus_the_divergence_of_two_gaussians():
+    line, _, log_cell = latent.plane(241)
+    centre, std_p = torch.tensor([0.4, -1.0]), torch.tensor([0.3, 0.8])
+    log_mass = gaussian_on_plane(line, log_cell, centre, torch.diag(std_p**-2))
+    mean, std = torch.tensor([[0.5, -0.2]]), torch.tensor([[0.2, 1.0]])
+    divergence = (std_p / std).log() + (std**2 + (mean - centre) ** 2) / (2 * std_p**2) - 0.5
+    assert latent.bound_on_grid(log_mass, line, mean, std).item() == pytest.approx(-divergence.sum().item(), abs=1e-3)
+    narrow = latent.bound_on_grid(log_mass, line, mean, torch.full_like(std, 1e-3))  # narrower than a cell
+    assert -20 < narrow.item() < 0
+
+
+def test_the_best_diagonal_gaussian_for_a_correlated_one_is_the_known_one():
+    """Its variances are the inverse of the precision's diagonal, and the gap follows from both determinants."""
+    line, _, log_cell = latent.plane(241)
+    centre, precision = torch.tensor([1.0, -0.7]), torch.tensor([[30.0, 18.0], [18.0, 20.0]])
+    log_mass = gaussian_on_plane(line, log_cell, centre, precision)
+    gap = 0.5 * (precision.diagonal().log().sum() - torch.logdet(precision)).item()
+    for start in ([[-2.0, 2.0]], [[0.9, -0.6]]):  # far: the ascent starts at the mode
+        best = latent.optimised_bound(log_mass, line, torch.tensor(start), torch.tensor([[0.3, 0.1]]), 60)
+        assert best.item() == pytest.approx(-gap, abs=2e-3)
+    assert gap > 0.3
 
 
 def test_every_number_that_the_report_quotes_is_made(run, split):

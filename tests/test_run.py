@@ -203,7 +203,7 @@ def test_the_process_says_it_in_one_line_and_ends_with_status_2(script, wrong, c
     assert done.stderr.startswith(f"{script}: ")
 
 
-STUDY = ("train", "analyses", "evaluate", "seeds", "bench", "race", "scaling", "publish", "submission")
+STUDY = ("train", "analyses", "evaluate", "seeds", "bench", "race", "scaling", "codes", "publish", "submission")
 STUDY = [f"study.{name}" for name in STUDY]
 BEYOND = [f"beyond.{name}" for name in ("autoregressive", "vae_family", "flow_2d")]
 

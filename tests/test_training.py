@@ -271,6 +271,20 @@ def test_a_variant_of_the_vae_makes_its_figures_and_is_analysed(options, data, m
     assert {"elbo.pdf", "terms.pdf", "samples.png", "aggregate.pdf", "interpolation.png", "norms.pdf"} < names
 
 
+def test_an_autoencoder_has_no_bound_and_keeps_its_last_epoch(data, monkeypatch):
+    monkeypatch.setattr(family, "save_figures", SAVE_FIGURES)
+    case = Case(family, "--epochs 2 --hidden 8 --zdim 4 --autoencoder", "val_reconstruction", NATS)
+    seen = watch_epochs(case, monkeypatch)
+    case()
+    results, model = finished(case)
+    assert same(weights(model), seen[-1][0])
+    assert {key for key, value in results["final"].items() if value is None} == {
+        "val_elbo", "val_kl", "test_elbo", "test_log_likelihood"
+    }  # fmt: skip
+    analyses.analyse(run.current.folder)
+    assert {"decoded.png", "samples.png", "terms.pdf"} == {path.name for path in run.current.folder.glob("figures/*")}
+
+
 def test_every_epoch_and_every_seed_have_random_numbers_of_their_own():
     drawn = set()
     for seed in (1, 2):

@@ -11,6 +11,7 @@ import torch
 import a3_vae_template as vae
 from beyond import vae_family as family
 from conftest import is_one_line
+from nets import residual
 from study import latent
 
 SCRIPT = "beyond/vae_family.py"
@@ -324,9 +325,79 @@ def test_a_variant_trains_draws_and_is_analysed(checkout):
     assert "slant_more" in json.loads((folder / "analyses.json").read_text())
 
 
+def test_an_autoencoder_has_neither_noise_nor_a_kl_term():
+    model, x = member(autoencoder=True), images()
+    for training in (False, True):
+        model.train(training)
+        reconstruction, kl = model.terms(x)
+        p = model.decoder(model.encoder(x)[0])
+        torch.testing.assert_close(reconstruction, (x * p.log() + (1 - x) * (1 - p).log()).sum(1))
+        assert torch.equal(model.terms(x)[0], reconstruction)
+        assert not kl.any()
+    (-reconstruction).mean().backward()
+    of_mean, of_std = model.encoder.out.weight.grad.chunk(2)
+    assert of_mean.any(1).all()
+    assert not of_std.any()
+
+
+def test_residual_networks_start_without_blocks_and_all_their_weights_learn():
+    torch.manual_seed(0)
+    model = family.Family(z_dim=3, net="conv", channels=2, depth=2).double()
+    x, z = images(6), torch.randn(2, 6, 3).double()
+    before = model.decoder.logits(z)
+    assert before.shape == (2, 6, 784)
+    torch.testing.assert_close(before[1, 4], model.decoder.logits(z[1, 4][None])[0])
+    blocks = [module for module in model.modules() if isinstance(module, residual.Block)]
+    assert len(blocks) == 8
+    for block in blocks:
+        maps = torch.randn(1, block.first.in_channels, 7, 7).double()
+        assert torch.equal(block(maps), maps)
+        torch.nn.init.normal_(block.second.weight, std=0.1)
+    reconstruction, kl = model.train().terms(x)
+    (kl - reconstruction).mean().backward()
+    for name, weights in model.named_parameters():
+        assert weights.grad.any(), name
+
+
+def test_feature_maps_keep_their_place_on_the_way_to_pixels():
+    """Without blocks, a feature of the upper left of 7 x 7 positions changes pixels in the upper left corner only."""
+    torch.manual_seed(0)
+    decoder = residual.ConvDecoder(3, 0)
+    h = torch.randn(2, 98 * 3)
+    h[1] = h[0]
+    h[1, :6] += 1.0  # all features of the first position
+    changed = (decoder(h)[0] != decoder(h)[1]).view(28, 28)
+    assert changed[:6, :6].any()
+    assert not changed[10:].any()
+    assert not changed[:, 10:].any()
+    encoder = residual.ConvEncoder(3, 0)
+    x = torch.zeros(2, 784)
+    x[1, 0] = 1.0
+    features = (encoder(x)[0] != encoder(x)[1]).view(7, 7, 6)
+    assert features[0, 0].any()
+    assert not features[2:].any()
+    assert not features[:, 2:].any()
+
+
+@torch.no_grad()
+def test_residual_networks_in_bfloat16_change_the_bound_little(monkeypatch):
+    torch.manual_seed(0)
+    model, x = family.Family(z_dim=4, net="conv", channels=8, prior="coupling").eval(), images(50).float()
+    for module in model.modules():
+        if isinstance(module, residual.Block):
+            torch.nn.init.normal_(module.second.weight, std=0.1)
+    bounds = []
+    for wanted in (True, False):
+        monkeypatch.setattr(residual, "autocast", lambda device: torch.autocast("cpu", torch.bfloat16, enabled=wanted))  # noqa: B023
+        torch.manual_seed(1)
+        bounds.append(model.log_weights(x, 20).mean())
+    assert bounds[0] != bounds[1]
+    torch.testing.assert_close(bounds[0], bounds[1], rtol=2e-3, atol=0)
+
+
 WRONG = (
     "--decoder gaussian --data bmnist|--data mnist|--samples 5 --beta 2|--warmup 40|--posterior sylvester --zdim 200|"
-    "--free_bits 1 --prior coupling|--zdim 1"
+    "--free_bits 1 --prior coupling|--zdim 1|--autoencoder --beta 4|--autoencoder --prior coupling"
 )
 
 

@@ -9,6 +9,8 @@
     python code/beyond/vae_family.py --prior coupling        a learned flow as prior
     python code/beyond/vae_family.py --decoder pixelcnn      an autoregressive decoder, which could ignore z
     python code/beyond/vae_family.py --decoder gaussian      8-bit MNIST, variance 1/2; also learned-gaussian
+    python code/beyond/vae_family.py --autoencoder           neither noise nor KL term
+    python code/beyond/vae_family.py --net conv --prior coupling --zdim 40    residual convolutional networks
     python code/beyond/vae_family.py --quick                 a small run
 
 beta-VAE: Higgins et al. 2017; free bits, IAF: Kingma et al. 2016 (arXiv:1606.04934); IWAE: Burda et al. 2016
@@ -45,6 +47,7 @@ from common.devices import at_least_float32, in_double
 from common.run import Run, one_cycle
 from datasets.bmnist import BINARY, bmnist
 from datasets.mnist import GREY, mnist
+from nets.residual import ConvDecoder, ConvEncoder
 
 CONTEXT = 100  # image features that a posterior flow is conditioned on
 GAUSSIAN = ("gaussian", "learned-gaussian")
@@ -235,13 +238,19 @@ class Family(vae.VAE):
     """A VAE with exchangeable decoder, posterior and prior; with the defaults, exactly the VAE."""
 
     def __init__(
-        self, hidden_dim=500, z_dim=20, decoder="bernoulli", posterior="diagonal", prior="normal", flows=4, depth=1
-    ):
+        self, hidden_dim=500, z_dim=20, decoder="bernoulli", posterior="diagonal", prior="normal", flows=4, depth=1,
+        net="mlp", channels=64, autoencoder=False,
+    ):  # fmt: skip
         super().__init__(hidden_dim, z_dim)
-        for half in self.encoder, self.decoder:  # further hidden layers
-            for _ in range(depth - 1):
-                half.hidden = nn.Sequential(half.hidden, nn.GELU(), nn.Linear(hidden_dim, hidden_dim))
-        self.free_bits, self.samples = 0.0, 1
+        if net == "conv":
+            hidden_dim = 98 * channels
+            self.encoder.hidden, self.encoder.out = ConvEncoder(channels, depth), nn.Linear(hidden_dim, 2 * z_dim)
+            self.decoder.hidden, self.decoder.out = nn.Linear(z_dim, hidden_dim), ConvDecoder(channels, depth)
+        else:
+            for half in self.encoder, self.decoder:  # further hidden layers
+                for _ in range(depth - 1):
+                    half.hidden = nn.Sequential(half.hidden, nn.GELU(), nn.Linear(hidden_dim, hidden_dim))
+        self.autoencoder, self.free_bits, self.samples = autoencoder, 0.0, 1
         self.flow = None
         if posterior != "diagonal":
             self.context = nn.Linear(hidden_dim, CONTEXT)
@@ -254,7 +263,7 @@ class Family(vae.VAE):
             self.log_variance = nn.Parameter(log_variance)
         else:
             self.register_buffer("log_variance", log_variance)
-        self.plain = (decoder, posterior, prior) == ("bernoulli", "diagonal", "normal")
+        self.plain = (decoder, posterior, prior, net, autoencoder) == ("bernoulli", "diagonal", "normal", "mlp", False)
 
     def log_px_z(self, x, z):
         """x [B, 784] and z [..., B, D] -> log p(x|z) [..., B]."""
@@ -305,6 +314,9 @@ class Family(vae.VAE):
     def terms(self, input):
         """Like VAE.terms: E_q[log p(x|z)] and KL(q(z|x) || p(z)), each [B], with the gradients of the objective."""
         x = input.flatten(1)
+        if self.autoencoder:  # the code is the encoder's mean
+            reconstruction = self.log_px_z(x, self.code(x))
+            return reconstruction, torch.zeros_like(reconstruction)
         if self.plain and self.samples == 1 and not self.free_bits:
             return super().terms(x)
         z, log_q, mean, std = self.encode(x, self.samples)
@@ -372,11 +384,13 @@ def clip_gradients(optimizer, *_):
 
 
 def save_figures(run, title, grids, what):
-    """The bound, its two terms, and images decoded from fixed codes during training."""
+    """The bound and its two terms, which an autoencoder lacks; images decoded from fixed codes during training."""
     epochs = run.column("epoch")
-    lines = {"training": run.column("train_elbo"), "validation": run.column("val_elbo")}
-    figures.curves(run.figure("elbo.pdf"), epochs, lines, ylabel="bound, nats per image", title=title, zoom_from=2)
-    lines = {"-log p(x|z)": [-x for x in run.column("val_reconstruction")[1:]], "KL(q || p)": run.column("val_kl")[1:]}
+    lines = {"-log p(x|z)": [-x for x in run.column("val_reconstruction")[1:]]}
+    if run.history[0]["val_elbo"] is not None:
+        bounds = {"training": run.column("train_elbo"), "validation": run.column("val_elbo")}
+        figures.curves(run.figure("elbo.pdf"), epochs, bounds, ylabel="bound, nats per image", title=title, zoom_from=2)
+        lines["KL(q || p)"] = run.column("val_kl")[1:]
     title_of_terms = f"{title}, validation images"
     figures.curves(run.figure("terms.pdf"), epochs[1:], lines, ylabel="nats per image", title=title_of_terms)
     grids = {f"epoch {epoch}": grid / 255 for epoch, grid in grids.items()}
@@ -395,6 +409,8 @@ def differences(args):
     """{part of the run's name: words for its title}, for each option that differs from the plain VAE."""
     parts = {value: PARTS[value] for value in (args.decoder, args.posterior) if value in PARTS}
     for differs, name, words in (
+        (args.net == "conv", "conv", f"residual networks, {args.channels} channels"),
+        (args.autoencoder, "autoencoder", "Autoencoder"),
         (args.prior != "normal", "prior", "coupling prior"),
         (args.beta != 1, f"beta{args.beta:g}", f"KL weight {args.beta:g}"),
         (args.warmup, f"warmup{args.warmup}", f"KL warm-up, {args.warmup} epochs"),
@@ -410,7 +426,8 @@ def default_name(args):
 
 
 def title(args):
-    return ", ".join(["VAE", *differences(args).values()])
+    words = differences(args)
+    return ", ".join([words.pop("autoencoder", "VAE"), *words.values()])
 
 
 def main(args):
@@ -429,7 +446,8 @@ def main(args):
 
     torch.manual_seed(args.seed)
     sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim, "decoder": args.decoder, "posterior": args.posterior,
-             "prior": args.prior, "flows": args.flows, "depth": args.depth}  # fmt: skip
+             "prior": args.prior, "flows": args.flows, "depth": args.depth, "net": args.net, "channels": args.channels,
+             "autoencoder": args.autoencoder}  # fmt: skip
     model = Family(**sizes).to(run.device)
     model.samples, model.free_bits = args.samples, args.free_bits
     # Coupling flows diverged at the full learning rate: flows use a third of it. Layers that compute a flow's weights
@@ -445,6 +463,9 @@ def main(args):
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
     grids, best = state.get("grids", {}), state.get("best")
+    # The best epoch by validation bound if the bound is the objective, otherwise the last epoch.
+    for_bound = args.beta == 1 and args.samples == 1 and not args.free_bits and not args.autoencoder
+    bound = lambda value: None if args.autoencoder else value
 
     for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
@@ -457,18 +478,16 @@ def main(args):
             train_elbo, val_elbo = vae.run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         reconstruction, kl, active = diagnose(model, val)
         run.record(
-            epoch, train_elbo=train_elbo, val_elbo=val_elbo,
-            val_reconstruction=reconstruction, val_kl=kl, active_units=active,
+            epoch, train_elbo=bound(train_elbo), val_elbo=bound(val_elbo),
+            val_reconstruction=reconstruction, val_kl=bound(kl), active_units=active,
         )  # fmt: skip
-        if val_elbo >= max(run.column("val_elbo")):
+        if for_bound and val_elbo >= max(run.column("val_elbo")):
             best = {name: value.clone() for name, value in model.state_dict().items()}
         if epoch in vae.stages(args.epochs):
             drawn = model.draw(codes.to(run.device), uniforms.to(run.device))
             grids[epoch] = (255 * drawn).round().to(torch.uint8).cpu()
         run.save(parts, best=best, grids=grids)
 
-    # The best epoch by validation bound if the bound is the objective, otherwise the last epoch.
-    for_bound = args.beta == 1 and args.samples == 1 and not args.free_bits
     if for_bound:
         model.load_state_dict(best)
     model.eval()
@@ -476,7 +495,9 @@ def main(args):
     save_figures(run, f"{title(args)}, {train.title}", grids, "samples" if model.pixels else "means")
     run.seed(args.epochs + 1)
     batches = run.progress(test.subset(args.eval_images), "test")
-    test_elbo, test_log_likelihood = log_likelihood(model, batches, args.eval_samples)
+    test_elbo = test_log_likelihood = None
+    if not args.autoencoder:
+        test_elbo, test_log_likelihood = log_likelihood(model, batches, args.eval_samples)
     chosen = max(run.history, key=lambda row: row["val_elbo"]) if for_bound else run.history[-1]
     run.finish(
         [model], **{key: chosen[key] for key in ("val_elbo", "val_reconstruction", "val_kl", "active_units")},
@@ -493,6 +514,8 @@ def parse_args(words=None):
     group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs in which this weight rises from 0")
     group.add_argument("--free_bits", type=number(float, 0), default=0.0, help="unpenalised KL per dimension, nats")
     group.add_argument("--samples", type=number(int, 1, 1000), default=1, help="samples of z in the training objective")
+    text = "neither noise nor KL term: no bound, and no prior to sample from"
+    group.add_argument("--autoencoder", action="store_true", help=text)
     group = parser.add_argument_group("model and training")
     group.add_argument(
         "--decoder", choices=["bernoulli", *GAUSSIAN, "pixelcnn"], default="bernoulli",
@@ -504,7 +527,12 @@ def parse_args(words=None):
     group.add_argument("--epochs", type=number(int, 1), default=40, help="passes over the training images")
     group.add_argument("--zdim", type=number(int, 2, 1000), default=20, help="dimensions of the latent space")
     group.add_argument("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
-    group.add_argument("--depth", type=number(int, 1, 10), default=1, help="hidden layers of encoder and decoder")
+    group.add_argument(
+        "--net", choices=["mlp", "conv"], default="mlp", help="fully connected, or residual convolutional"
+    )
+    text = "hidden layers of encoder and decoder; with --net conv, blocks of each size of their feature maps"
+    group.add_argument("--depth", type=number(int, 1, 10), default=1, help=text)
+    group.add_argument("--channels", type=number(int, 1, 1000), default=64, help="feature maps of 14 x 14, --net conv")
     group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
     group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="peak learning rate")
     text = "importance samples per image for the test log p(x)"
@@ -524,6 +552,9 @@ def parse_args(words=None):
          f"--warmup {args.warmup} must be less than --epochs {args.epochs}: the KL weight would never be 1"),
         (args.posterior == "sylvester" and args.zdim > 100,
          "--posterior sylvester: at most 100 dimensions, since its matrices have zdim x zdim elements"),
+        (args.autoencoder and (args.samples > 1 or args.beta != 1 or args.warmup or args.free_bits
+                               or (args.posterior, args.prior) != ("diagonal", "normal")),
+         "--autoencoder has no bound: it cannot be combined with other objectives, posteriors or priors"),
         (args.free_bits and (args.posterior, args.prior) != ("diagonal", "normal"),
          "--free_bits needs the KL of each dimension: use a diagonal posterior and a normal prior"),
     ):  # fmt: skip

@@ -260,6 +260,20 @@ def densities(path, line, shapes, title=""):
     finish(figure, path)
 
 
+def gaps(path, values, title=""):
+    """Histograms of {label: values in nats} on a log scale. Values outside 0.001 to 1000 are shown at its ends."""
+    figure, axes = plt.subplots(figsize=(2.7, 1.8), layout="constrained")
+    for i, (label, each) in enumerate(values.items()):
+        edges = np.logspace(-3, 3, 49)
+        each = np.asarray(each)
+        style = {"color": COLOURS[i], "linestyle": ["-", "--"][i % 2], "label": f"{label}, mean {each.mean():.2f}"}
+        axes.hist(each.clip(1.01 * edges[0], 0.99 * edges[-1]), edges, histtype="step", **style)
+    axes.set(xscale="log", xlabel="nats per image", ylabel="images", title=title)
+    axes.margins(y=0.45)  # room for the legend
+    axes.legend()
+    finish(figure, path)
+
+
 def generator_losses(path, norms, scores, ahead, title=""):
     """Both generator losses against the discriminator's logit; gradient norms and mean output of D at each step.
 

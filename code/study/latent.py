@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from scipy import ndimage, stats
 
 from a3_gan_template import spherical, straight
+from a3_nf_template import log_prior
 from a3_vae_template import softplus
 from common import figures
 
@@ -69,42 +70,107 @@ def estimates_of_log_px(run, title, model, val, n_images=50):
     return numbers
 
 
-def posteriors(run, title, model, val, n_images=200, reach=6.0):
-    """Question 1.4, D = 2: p(z|x) on a grid, compared with the prior and q(z|x); log p(x) by quadrature."""
-    side = 121 if run.quick else 481
+def plane(side, reach=6.0, device=None):
+    """A grid of side x side latent vectors: its line [side], its points [side^2, 2] and the log area of a cell.
+
+    z_1 changes fastest: a view [side, side] of values at the points has z_2 in its rows."""
+    line = torch.linspace(-reach, reach, side, device=device)
+    points = torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)
+    return line, points, 2 * math.log(2 * reach / (side - 1))
+
+
+def log_masses(model, x, points, log_cell):
+    """log p(x, z) plus the log area of a cell, for each image x [N, 784] at each point [G, 2]: [N, G].
+
+    The sum of their exponentials over the grid is p(x) by quadrature."""
+    log_pz = log_prior(points).sum(1)
+    result = torch.empty(len(x), len(points), device=x.device)
+    for part in torch.arange(len(points), device=x.device).split(1000):  # larger parts do not fit into caches
+        result[:, part] = log_px_given_z(model, x, points[part]) + log_pz[part] + log_cell
+    return result
+
+
+def bound_on_grid(log_mass, line, mean, std):
+    """The ELBO in nats for q = N(mean, std^2) with mean and std [N, 2], which is restricted to the grid: [N].
+
+    `log_mass` [N, side, side] as in log_masses. q is normalised on the grid, so Jensen's inequality holds exactly: the
+    result is at most the quadrature's log p(x), also for a q that is narrower than a cell."""
+    log_q = (-0.5 * ((line - mean[..., None]) / std[..., None]) ** 2).log_softmax(-1)  # [N, 2, side]
+    q1, q2 = log_q.exp().unbind(1)
+    expected = q2[:, None] @ log_mass @ q1[..., None]  # [N, 1, 1]
+    return expected[:, 0, 0] - (log_q.exp() * log_q).sum((1, 2))
+
+
+def optimised_bound(log_mass, line, mean, std, steps):
+    """The highest ELBO of a diagonal Gaussian for each image, found by gradient ascent: [N].
+
+    The ascent starts at the encoder's q, or with its std at the mode of the posterior, whichever has the higher ELBO.
+    It can end in a local maximum."""
+    with torch.no_grad():
+        highest = log_mass.flatten(1).argmax(1)
+        mode = torch.stack([line[highest % len(line)], line[highest // len(line)]], 1)
+        starts = torch.stack([bound_on_grid(log_mass, line, start, std) for start in (mean, mode)])
+        best, mean = starts.max(0)[0], torch.where((starts[1] > starts[0])[:, None], mode, mean)
+    offset, log_scale = (torch.zeros_like(mean, requires_grad=True) for _ in range(2))
+    optimizer = torch.optim.Adam([offset, log_scale], 0.1)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / steps)
+        bound = bound_on_grid(log_mass, line, mean + std * offset, std * log_scale.exp())
+        best = torch.maximum(best, bound.detach())
+        optimizer.zero_grad()
+        (-bound.sum()).backward()
+        optimizer.step()
+    return best
+
+
+def posteriors(run, title, model, val, n_images=1000):
+    """D = 2: log p(x) by quadrature, the gaps of the bound (Question 1.8), and p(z|x) beside q(z|x) (Question 1.4).
+
+    log p(x) - ELBO is the sum of two gaps (Cremer et al. 2018). The approximation gap is what the best diagonal
+    Gaussian for each image misses. The amortisation gap is what the encoder's q misses in addition."""
+    side, steps, n_q = (121, 10, 100) if run.quick else (289, 40, 500)
     x = val.subset(n_images).images.float()
-    line = torch.linspace(-reach, reach, side, device=x.device)
-    z = torch.stack([line.repeat(side), line.repeat_interleave(side)], 1)  # [side * side, 2]
-    log_cell = 2 * math.log(2 * reach / (side - 1))
-    log_prior = -0.5 * z.pow(2).sum(1) - math.log(2 * math.pi)
-    log_joint = log_px_given_z(model, x, z) + log_prior  # [N, side^2]
-    log_px = log_joint.logsumexp(1) + log_cell
-    coarse = log_joint.view(-1, side, side)[:, ::2, ::2].flatten(1).logsumexp(1) + log_cell + math.log(4)
+    n_images = len(x)
+    line, points, log_cell = plane(side, device=x.device)
+    log_mass = log_masses(model, x, points, log_cell)  # [N, side^2]
+    log_px, on_plane = log_mass.logsumexp(1), log_mass.view(-1, side, side)
+    coarse = on_plane[:, ::2, ::2].flatten(1).logsumexp(1) + math.log(4)
+    mean, std = model.encoder(x)
+    bound = bound_on_grid(on_plane, line, mean, std)
+    with torch.enable_grad():
+        best = optimised_bound(on_plane, line, mean, std, steps)
+    gaps = {"approximation": log_px - best, "amortisation": best - bound}
+    figures.gaps(run.figure("gaps.pdf"), {f"{name} gap": gap.cpu() for name, gap in gaps.items()}, title)
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        log_w = log_weights_of_q(model, x, 500)
-    gaps = log_px - log_w.mean(1)
-    mean, std = model.encoder(x)
+        importance = log_weights_of_q(model, x, n_q).logsumexp(1) - math.log(n_q)
+    log_pz = log_prior(points).sum(1)
     shares, inside = [], []
     for i in range(n_images):
-        mass = (log_joint[i] + log_cell - log_px[i]).exp()
+        mass = (log_mass[i] - log_px[i]).exp()
         order = mass.argsort(descending=True)
         region = order[: int((mass[order].cumsum(0) < 0.95).sum()) + 1]  # smallest region with 95 % of the posterior
-        shares.append((log_prior[region] + log_cell).exp().sum())
-        inside.append(mass[((z - mean[i]) / std[i]).pow(2).sum(1) < 9.21].sum())  # ellipse with 99 % of q
-    order = gaps.argsort()
-    chosen = [int(order[n_images // 2]), int(order[n_images * 9 // 10])]
+        shares.append((log_pz[region] + log_cell).exp().sum())
+        inside.append(mass[((points - mean[i]) / std[i]).pow(2).sum(1) < 9.21].sum())  # ellipse with 99 % of q
+    order = (log_px - bound).argsort()
+    chosen = order[[n_images // 2, n_images * 9 // 10]]
+    line, points, log_cell = plane(2 * side - 1, device=x.device)  # finer, for smooth contours
+    fine = log_masses(model, x[chosen], points, log_cell).view(2, len(line), -1)
     shapes = [
-        {"density": (log_joint[i] - log_joint[i].max()).exp().view(side, side).cpu(), "mean": mean[i].cpu(),
-         "std": std[i].cpu(), "image": x[i].view(28, 28).cpu()} for i in chosen
+        {"density": (fine[j] - fine[j].max()).exp().cpu(), "mean": mean[i].cpu(), "std": std[i].cpu(),
+         "image": x[i].view(28, 28).cpu()} for j, i in enumerate(chosen)
     ]  # fmt: skip
     figures.densities(run.figure("posteriors.pdf"), line.cpu(), shapes, title)
+    worst = gaps["amortisation"].sort(descending=True)[0]
     return {
         "quadrature_images": n_images, "quadrature_log_px": float(log_px.mean()),
         "quadrature_error": float((log_px - coarse).abs().mean()),  # compared with a grid of twice the spacing
-        "quadrature_bound": float(log_w.mean()),
-        "quadrature_importance": float((log_w.logsumexp(1) - math.log(500)).mean()),
+        "quadrature_best_bound": float(best.mean()), "quadrature_bound": float(bound.mean()),
+        "quadrature_importance": float(importance.mean()),
+        **{f"{name}_gap": float(gap.mean()) for name, gap in gaps.items()},
+        **{f"{name}_gap_median": float(gap.median()) for name, gap in gaps.items()},
+        "worst_tenth_share": float(worst[: n_images // 10].sum() / worst.sum()),  # of the amortisation gap
         "prior_share": float(torch.stack(shares).median()), "posterior_in_q": float(torch.stack(inside).mean()),
     }  # fmt: skip
 
@@ -114,6 +180,8 @@ def family(run, title, model, train, val, test):
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         x = val.subset(2000).images.float()
+        if model.autoencoder:
+            return autoencoder(run, title, model, train, x)
         z, log_q, mean, std = model.encode(x, 1)
         z, log_q = z[0], log_q[0]
         numbers = information(model, z, log_q, mean, std)
@@ -130,6 +198,21 @@ def family(run, title, model, train, val, test):
         else:
             numbers |= fed_back(model, x[:100], z[:100])
     return numbers
+
+
+def autoencoder(run, title, model, train, x):
+    """Reconstructions, and images decoded from two distributions of codes: N(0, I), and a Gaussian fitted to codes."""
+    z, noise = model.code(x), torch.randn(24, model.z_dim, device=x.device)
+    fitted = fitted_gaussian(model.code(train.images.float()), noise)
+    shown = {"validation images": x[:24], "decoded from their codes": model.decoder(z[:24])}
+    shown |= {"decoded from N(0, I)": model.decoder(noise), "from a Gaussian fitted to codes": model.decoder(fitted)}
+    figures.image_grids(run.figure("decoded.png"), shown, 6, title)
+    return {"code_norm": float(z.norm(dim=1).mean()), "code_norm_std": float(z.norm(dim=1).std())}
+
+
+def fitted_gaussian(codes, noise):
+    """Samples [n, D] of the Gaussian with the mean and covariance of the codes [N, D], from normal noise [n, D]."""
+    return codes.mean(0) + noise @ torch.linalg.cholesky(torch.cov(codes.T)).T
 
 
 def information(model, z, log_q, mean, std):

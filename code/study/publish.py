@@ -74,6 +74,7 @@ MEASURED = {
     "scaling": ("scaling.json", None, None),
     "race": ("race.json", "race.pdf", "race.pdf"),
     **{f"{model}-ablation": (f"{model}-ablation.json", None, None) for model in ("vae", "gan", "nf")},
+    "codes": ("codes/codes.json", "codes/codes.png", "codes.png"),
 }
 
 

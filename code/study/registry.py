@@ -86,6 +86,7 @@ RUNS = [
     Entry("pixelcnn-grey", "8-bit PixelCNN", AUTOREGRESSIVE, "grey", "autoregressive", 1400,
           "--likelihood logistic-mixture", short="--epochs 1", results=("test_bpd",), compared=True),
     beyond("plain", "plain", seeds="val_elbo"),
+    Entry("family-autoencoder", "Autoencoder", FAMILY, "binary", "family", 100, "--autoencoder"),
     beyond("beta4", "KL weight 4", "--beta 4"),
     beyond("beta0", "KL weight 0", "--beta 0"),
     beyond("warmup20", "KL warm-up, 20 epochs", "--warmup 20", short="--epochs 4 --warmup 2"),

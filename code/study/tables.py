@@ -150,6 +150,14 @@ def variants(results):
     return header, rows
 
 
+def codes(models):
+    """One row per kind of code: how often the digit of a test image is read from it, from study/codes.py."""
+    header = ["code", "dimensions", "linear probe, %", "nearest neighbours, %"]
+    percent = lambda share: number(100 * share, 1)
+    return header, [[entry["title"], str(entry["dimensions"]), percent(entry["probe"]), percent(entry["neighbours"])]
+                    for entry in models.values()]  # fmt: skip
+
+
 def race(summary):
     """Validation results of our training and of the plain loop after the same time, and the seconds to a target."""
     header = ["model", "data", "validation metric", "seeds", "after", "ours", "plain loop", "target", "ours reaches it",
