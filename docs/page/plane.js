@@ -1,0 +1,122 @@
+// Part 1: the plane of a VAE with two latent dimensions.
+"use strict";
+
+/** Half the width of the plane that is shown: nearly all codes lie inside. */
+function planeReach() {
+  const far = content.plane ? content.plane.codes.map(Math.abs).sort((a, b) => a - b) : [3];
+  return Math.max(3.2, Math.min(6, far[Math.floor(0.995 * (far.length - 1))] + 0.2));
+}
+
+/** Draw the circles of the prior, and each code as the numeral of its digit. `only`: null, or the digit to show. */
+function drawPlane(context, size, reach, only = null, faint = false) {
+  const place = (x) => ((x + reach) / (2 * reach)) * size, unit = size / (2 * reach);
+  context.clearRect(0, 0, size, size);
+  context.fillStyle = colour("--paper");
+  context.fillRect(0, 0, size, size);
+  context.lineWidth = 1;
+  for (const [radius, share] of [[1, "39 %"], [2, "86 %"], [3, "99 %"]]) {
+    context.strokeStyle = colour("--line");
+    context.beginPath();
+    context.arc(size / 2, size / 2, radius * unit, 0, 2 * Math.PI);
+    context.stroke();
+    if (size > 300 && !faint) {
+      context.fillStyle = colour("--soft");
+      context.font = "11px system-ui, sans-serif";
+      context.textAlign = "center";
+      context.fillText(share, size / 2, place(-radius) + 12);
+    }
+  }
+  context.font = `700 ${size > 420 ? 11 : size > 300 ? 9 : 7}px system-ui, sans-serif`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  const { codes, labels } = content.plane, colours = labels.length ? [...Array(10).keys()].map((i) => colour(`--c${i}`)) : [];
+  labels.forEach((label, i) => {
+    context.globalAlpha = only === null ? (faint ? 0.35 : 0.85) : label === only ? 1 : 0.07;
+    context.fillStyle = colours[label];
+    context.fillText(label, place(codes[2 * i]), size - place(codes[2 * i + 1]));
+  });
+  context.globalAlpha = 1;
+}
+
+/** Decode a grid of points and draw the digits side by side. */
+function drawManifold(context, size, reach, decoder) {
+  const n = 21, step = size / n, codes = [], small = element("canvas", { width: 28, height: 28 });
+  for (let row = 0; row < n; row++) for (let column = 0; column < n; column++) {
+    codes.push(reach * ((2 * column + 1) / n - 1), reach * (1 - (2 * row + 1) / n));
+  }
+  const images = decoder.decode(codes), dark = schemes.matches;
+  context.fillStyle = colour("--paper");
+  context.fillRect(0, 0, size, size);
+  if (dark) context.filter = "invert(1)";
+  context.imageSmoothingQuality = "high";
+  for (let i = 0; i < n * n; i++) {
+    paint(small, images.subarray(784 * i, 784 * (i + 1)));
+    context.drawImage(small, (i % n) * step, Math.floor(i / n) * step, step, step);
+  }
+  context.filter = "none";
+}
+
+part("plane", ["vae2"], () => {
+  const map = $("#plane-map"), marker = $(".marker", map), digit = $("#plane-digit"), where = $("#plane-where");
+  const reach = planeReach();
+  let z = [0.6, -0.4], only = null, decoder = null, noise = null;
+
+  const show = choice("plane-show", () => redraw());
+  const pixels = choice("plane-pixels", () => { noise = null; move(z); });
+  const redraw = drawing($("canvas", map), (context, size) => {
+    if (show() === "manifold" && decoder) drawManifold(context, size, reach, decoder);
+    else drawPlane(context, size, reach, only);
+  });
+
+  const say = afterwards(150, () => {
+    const inside = 1 - Math.exp(-(z[0] ** 2 + z[1] ** 2) / 2);
+    where.textContent = `z = (${fixed(z[0])}, ${fixed(z[1])}), outside ${percent(inside)} of the prior`;
+  });
+  const decode = perFrame(() => {
+    if (!decoder) return;
+    let image = decoder.decode(z);
+    if (pixels() === "draws") {
+      noise ??= Float32Array.from({ length: 784 }, Math.random);  // kept while the point moves: only p(x|z) changes
+      image = image.map((p, i) => (noise[i] < p ? 1 : 0));
+    }
+    paint(digit, image);
+  });
+  function move(to) {
+    z = to.map((x) => Math.min(reach, Math.max(-reach, x)));
+    marker.style.left = `${(50 * (z[0] + reach)) / reach}%`;
+    marker.style.top = `${(50 * (reach - z[1])) / reach}%`;
+    decode();
+    say();
+  }
+
+  const follow = (event) => {
+    const [x, y] = pointIn(map, event);
+    move([reach * (2 * x - 1), reach * (1 - 2 * y)]);
+  };
+  map.addEventListener("pointerdown", (event) => { map.setPointerCapture(event.pointerId); follow(event); });
+  map.addEventListener("pointermove", follow);
+  map.addEventListener("keydown", (event) => {
+    const arrow = ARROWS[event.key];
+    if (!arrow) return;
+    event.preventDefault();
+    const step = event.shiftKey ? 0.5 : 0.1;
+    move([z[0] + step * arrow[0], z[1] - step * arrow[1]]);
+  });
+
+  const buttons = [...Array(10).keys()].map((label) => {
+    const button = element("button", { type: "button", textContent: label });
+    button.style.color = `var(--c${label})`;
+    button.setAttribute("aria-pressed", "false");
+    button.setAttribute("aria-label", `Only the codes of ${label}`);
+    button.addEventListener("click", () => {
+      only = only === label ? null : label;
+      buttons.forEach((other, i) => other.setAttribute("aria-pressed", i === only));
+      $("input[name=plane-show]").checked = true;
+      redraw();
+    });
+    return button;
+  });
+  $("#plane-legend").append(...buttons);
+
+  local("vae2").then((model) => { decoder = model; move(z); redraw(); document.body.dataset.ready = "yes"; });
+});
