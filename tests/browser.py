@@ -30,7 +30,7 @@ class Browser:
         self.read_end, from_browser = os.pipe()
         # Chromium reads its file descriptor 3 and writes to 4
         script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
-        command = ["sh", "-c", script, "sh", program(), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        command = ["bash", "-c", script, "bash", program(), *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         self.log = open(profile / "chromium.log", "wb")  # noqa: SIM115
         self.process = subprocess.Popen(command, pass_fds=(to_browser, from_browser), stdout=self.log, stderr=self.log)
         os.close(to_browser)
@@ -95,9 +95,17 @@ class Browser:
         self.call("Page.navigate", url=path.as_uri())
         self.wait("document.readyState === 'complete' && document.body.dataset.ready")
 
+    def frame(self):
+        """Wait until two frames have been drawn: what was asked for before is then shown."""
+        self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 5))))")
+
     def resize(self, width, height, scale=1):
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 500
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=width < 500,
         )
 
     def scheme(self, dark):
@@ -109,7 +117,7 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, buttons=buttons, **about)
 
     def key(self, key):
-        text = {"text": " ", "code": "Space"} if key == " " else {"code": key}
+        text = {" ": {"text": " ", "code": "Space"}, "Enter": {"text": "\r", "code": "Enter"}}.get(key, {"code": key})
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
 
@@ -117,7 +125,9 @@ class Browser:
         """Scroll to an element; [left, top, width, height] of its box."""
         box = f"document.querySelector({json.dumps(selector)})"
         self.run(f"{box}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        return self.run(f"(({{left, top, width, height}}) => [left, top, width, height])({box}.getBoundingClientRect())")
+        return self.run(
+            f"(({{left, top, width, height}}) => [left, top, width, height])({box}.getBoundingClientRect())"
+        )
 
     def picture(self, path):
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))

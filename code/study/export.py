@@ -143,15 +143,19 @@ def waves(pack, matrix, amplitudes):
     grid = matrix.detach().double().view(n, n, m, m)
     lines = nn.functional.normalize(grid[:, 0].sum(2), dim=1)  # wave 0 is constant
     scales = torch.einsum("uvij,ui,vj->uv", grid, lines, lines)
-    assert torch.allclose(torch.einsum("uv,ui,vj->uvij", scales, lines, lines), grid, atol=1e-6 * float(grid.abs().max()))
-    weight, bias = amplitudes.weight * scales.view(-1, 1), amplitudes.bias
+    assert torch.allclose(
+        torch.einsum("uv,ui,vj->uvij", scales, lines, lines), grid, atol=1e-6 * float(grid.abs().max())
+    )
+    weight, bias = amplitudes.weight * scales.reshape(-1, 1), amplitudes.bias
     bias = None if bias is None else bias * scales.flatten()
     return [linear(pack, weight, bias), {"op": "outer", "waves": pack(lines)}]
 
 
 def vae(pack, model):
     encoder, decoder = ([net.hidden, nn.GELU(), net.out] for net in (model.encoder, model.decoder))
-    parts = {"encoder": layers(pack, *encoder), "decoder": layers(pack, *decoder)}
+    parts = {"decoder": layers(pack, *decoder)}
+    pack.precision /= 3  # codes need less than images
+    parts["encoder"] = layers(pack, *encoder)
     return {"z_dim": model.z_dim, "std_shift": SOFTPLUS_INVERSE_OF_1, **parts}
 
 

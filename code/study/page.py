@@ -24,22 +24,21 @@ from beyond import autoregressive
 from common import cli, models, quality
 from datasets.bmnist import bmnist
 from datasets.files import ROOT, UserError, show, write_atomically
-from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import export, latent, publish, registry
 
 SOURCES = ROOT / "docs" / "page"
 LIBRARY = ["net.js", "models.js"]  # for the page and for its workers
 PARTS = ["app.js", "plane.js", "draw.js", "dimensions.js", "gan.js", "flow.js", "pixelcnn.js", "results.js", "start.js"]
-# name in the page: (run, kind, load, bits per weight). Images must stay within 2 grey levels of torch's.
+# name in the page: (run, kind, load, precision of the weights). Images must stay within 2 grey levels of torch's.
 MODELS = {
-    "vae2": ("vae-z2", "vae", vae.load, 10),
-    "vae20": ("vae-z20", "vae", vae.load, 10),
-    "gan": ("gan", "gan", gan.load, 10),
-    "flow": ("nf-multiscale", "flow", nf.load, 14),
-    "pixelcnn": ("pixelcnn", "pixelcnn", autoregressive.load, 12),
+    "vae2": ("vae-z2", "vae", vae.load, 96),
+    "vae20": ("vae-z20", "vae", vae.load, 96),
+    "gan": ("gan", "gan", gan.load, 96),
+    "flow": ("nf-multiscale", "flow", nf.load, 1024),
+    "pixelcnn": ("pixelcnn", "pixelcnn", autoregressive.load, 256),
 }
-CLASSIFIER_BITS = 8
+CLASSIFIER_PRECISION = 48
 LARGEST = 5e6  # bytes of the published page
 CURVES = {
     "elbo": "bound, nats", "bpd": "bits per dimension", "log_px": "log p(x), nats", "frechet_val": "Fréchet distance",
@@ -153,6 +152,13 @@ def results(user, quick):
     return {"header": pick(header), "rows": list(map(pick, rows)), "documents": documents, "charts": charts}
 
 
+def describe(loaded):
+    """{name: (description, weights)} of models and of the classifier."""
+    kinds = {name: (kind, precision) for name, (_, kind, _, precision) in MODELS.items()}
+    kinds["classifier"] = "classifier", CLASSIFIER_PRECISION
+    return {name: export.describe(kinds[name][0], model, kinds[name][1]) for name, model in loaded.items()}
+
+
 def in_script(content, **attributes):
     """JSON or text as a script element that is not run."""
     text = content if isinstance(content, str) else json.dumps(content, separators=(",", ":"), ensure_ascii=False)
@@ -178,10 +184,9 @@ def main(args):
     loaded = {name: MODELS[name][2](path) for name, (_, path) in found.items()}
     names = {kind: data_of(found, kind) for kind in ("binary", "grey")}
     binary, grey = bmnist(data=names["binary"]), mnist(data=names["grey"])
-    described = {name: export.describe(MODELS[name][1], model, MODELS[name][3]) for name, model in loaded.items()}
-    judge = quality.load_classifier(grey[0].name, torch.device("cpu"), lambda: grey)
-    described["classifier"] = export.describe("classifier", judge, CLASSIFIER_BITS)
-    content = {"data": {kind: TITLES[name] for kind, name in names.items()}, "user": args.user, "quick": args.quick}
+    loaded["classifier"] = quality.load_classifier(grey[0].name, torch.device("cpu"), lambda: grey)
+    described = describe(loaded)
+    content = {"data": [binary[0].title, grey[0].title], "user": args.user, "quick": args.quick}
     content["missing"] = {
         name: f"There are no weights of {registry.title(run)}. Train it: python {' '.join(registry.get(run).command())}"
         for name, (run, *_) in MODELS.items() if name not in found

@@ -41,6 +41,7 @@ part("draw", ["vae2", "vae20"], () => {
   const bars = Array.from({ length: 10 }, (_, i) => element("div", {}, element("i"), element("span", { textContent: i })));
   $("#draw-bars").append(...bars);
   Object.assign(context, { lineWidth: 23, lineCap: "round", lineJoin: "round", strokeStyle: "#000", fillStyle: "#000" });
+  const cells = [...$("#draw-terms").rows].map((row) => [...row.querySelectorAll("td")]);
   let code = null, models = null;
 
   const redraw = drawing(map, (on, width) => {
@@ -62,8 +63,10 @@ part("draw", ["vae2", "vae20"], () => {
   const details = afterwards(120, async () => {
     if (!drawn || !models) return;
     const [two, twenty] = models, pixels = drawn.map((x) => (x > 0.5 ? 1 : 0));
-    $("#draw-bound-two").textContent = `${fixed(two.bound(pixels).bound, 1)} nats`;
-    $("#draw-bound-twenty").textContent = `${fixed(twenty.bound(pixels).bound, 1)} nats`;
+    [two, twenty].forEach((model, column) => {
+      const { reconstruction, kl, bound } = model.bound(pixels);
+      [reconstruction, -kl, bound].forEach((value, row) => { cells[row][column].textContent = fixed(value, 1); });
+    });
     const { images, labels } = await testDigits();
     const distance = (bytes) => bytes.reduce((sum, x, i) => sum + (x / 255 - drawn[i]) ** 2, 0);
     const order = images.map((bytes, i) => [distance(bytes), i]).sort((a, b) => a[0] - b[0]);
@@ -86,7 +89,7 @@ part("draw", ["vae2", "vae20"], () => {
     paint($("#draw-twenty"), twenty.decode(twenty.encode(pixels).mean));
     const chances = judge.classify(image), most = chances.indexOf(Math.max(...chances));
     bars.forEach((bar, i) => {
-      $("i", bar).style.height = percent(chances[i]);
+      $("i", bar).style.height = `${100 * chances[i]}%`;
       bar.classList.toggle("most", i === most);
     });
     $("#draw-bars").setAttribute("aria-label", `The classifier sees a ${most}, with probability ${percent(chances[most])}`);
@@ -116,8 +119,8 @@ part("draw", ["vae2", "vae20"], () => {
 
   let pen = [140, 60], down = false;
   const showPen = () => {
-    marker.style.left = percent(pen[0] / size);
-    marker.style.top = percent(pen[1] / size);
+    marker.style.left = `${(100 * pen[0]) / size}%`;
+    marker.style.top = `${(100 * pen[1]) / size}%`;
     marker.classList.toggle("down", down);
   };
   pad.addEventListener("focus", showPen);

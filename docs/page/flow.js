@@ -19,6 +19,11 @@ part("flow", ["flow"], (section) => whenNear(section, async () => {
   slider(temperature, afterwards(60, fill));
   $("#flow-new").addEventListener("click", () => { noise = null; fill(); });
 
+  /** 4.8e-13 as 5 · 10⁻¹³. */
+  const power = (x) => {
+    const [digits, exponent] = x.toExponential(0).split("e");
+    return `${digits} · 10${[...exponent].map((c) => (c === "-" ? "⁻" : c === "+" ? "" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c])).join("")}`;
+  };
   const way = $("#flow-way"), step = $("#flow-step");
   let trip = null;
   /** Values between the steps, scaled to their own mean and spread, so that the digit stays visible. */
@@ -48,7 +53,7 @@ part("flow", ["flow"], (section) => whenNear(section, async () => {
       paintStep(canvas, trip.way[i]);
     });
     const equal = bytes.every((x, i) => x === Math.floor(trip.back[i]));
-    $("#flow-worst").textContent = `${equal ? "All 784 grey levels return" : "Not all grey levels return"}; largest error before rounding ${trip.worst.toExponential(1).replace("e-", " · 10^−")}.`;
+    $("#flow-worst").textContent = `${equal ? "All 784 grey levels return" : "Not all grey levels return"}; largest error before rounding ${power(trip.worst)} grey levels.`;
     step.max = trip.way.length - 1;
     step.value = step.max;
     showStep(trip.way.length - 1);

@@ -214,8 +214,8 @@ const LAYERS = {
     const [n, m] = waves.shape, turned = new Float32Array(n * m), out = new Float32Array(b * m * m);
     for (let i = 0; i < n; i++) for (let j = 0; j < m; j++) turned[j * n + i] = waves.data[i * m + j];
     for (let image = 0; image < b; image++) {
-      const half = product(turned, data.subarray(image * n * n, (image + 1) * n * n), null, m, n, n);  // A, columns first
-      out.set(product(half, turned, null, m, n, m), image * m * m);
+      const half = product(turned, data.subarray(image * n * n, (image + 1) * n * n), null, m, n, n);  // [column, wave]
+      out.set(product(turned, half, null, m, n, m), image * m * m);
     }
     return { data: out, shape: [b, m * m] };
   },

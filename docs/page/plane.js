@@ -4,7 +4,7 @@
 /** Half the width of the plane that is shown: nearly all codes lie inside. */
 function planeReach() {
   const far = content.plane ? content.plane.codes.map(Math.abs).sort((a, b) => a - b) : [3];
-  return Math.max(3.2, Math.min(6, far[Math.floor(0.995 * (far.length - 1))] + 0.2));
+  return Math.max(3.2, Math.min(6, far[Math.floor(0.998 * (far.length - 1))] + 0.2));
 }
 
 /** Draw the circles of the prior, and each code as the numeral of its digit. `only`: null, or the digit to show. */
@@ -15,7 +15,7 @@ function drawPlane(context, size, reach, only = null, faint = false) {
   context.fillRect(0, 0, size, size);
   context.lineWidth = 1;
   for (const [radius, share] of [[1, "39 %"], [2, "86 %"], [3, "99 %"]]) {
-    context.strokeStyle = colour("--line");
+    context.strokeStyle = colour("--ring");
     context.beginPath();
     context.arc(size / 2, size / 2, radius * unit, 0, 2 * Math.PI);
     context.stroke();
@@ -59,7 +59,8 @@ function drawManifold(context, size, reach, decoder) {
 part("plane", ["vae2"], () => {
   const map = $("#plane-map"), marker = $(".marker", map), digit = $("#plane-digit"), where = $("#plane-where");
   const reach = planeReach();
-  let z = [0.6, -0.4], only = null, decoder = null, noise = null;
+  const first = content.plane.labels.indexOf(3);
+  let z = content.plane.codes.slice(2 * first, 2 * first + 2), only = null, decoder = null, noise = null;
 
   const show = choice("plane-show", () => redraw());
   const pixels = choice("plane-pixels", () => { noise = null; move(z); });
@@ -68,9 +69,11 @@ part("plane", ["vae2"], () => {
     else drawPlane(context, size, reach, only);
   });
 
-  const say = afterwards(150, () => {
-    const inside = 1 - Math.exp(-(z[0] ** 2 + z[1] ** 2) / 2);
-    where.textContent = `z = (${fixed(z[0])}, ${fixed(z[1])}), outside ${percent(inside)} of the prior`;
+  const say = afterwards(150, async () => {
+    const nearer = 1 - Math.exp(-(z[0] ** 2 + z[1] ** 2) / 2);  // a chi-squared distribution with two degrees of freedom
+    const chances = (await local("classifier")).classify(decoder.decode(z)), most = chances.indexOf(Math.max(...chances));
+    const place = `z = (${fixed(z[0])}, ${fixed(z[1])}); ${percent(nearer)} of the prior is nearer to 0.`;
+    where.textContent = `${place} The classifier sees a ${most} (${percent(chances[most])}).`;
   });
   const decode = perFrame(() => {
     if (!decoder) return;
@@ -86,7 +89,7 @@ part("plane", ["vae2"], () => {
     marker.style.left = `${(50 * (z[0] + reach)) / reach}%`;
     marker.style.top = `${(50 * (reach - z[1])) / reach}%`;
     decode();
-    say();
+    if (decoder) say();
   }
 
   const follow = (event) => {

@@ -2,8 +2,8 @@
 "use strict";
 
 /** Evenly spaced round numbers that cover [low, high]. */
-function ticks(low, high, n = 5) {
-  const raw = (high - low) / n || 1, power = 10 ** Math.floor(Math.log10(raw));
+function ticks(low, high, n = 5, whole = false) {
+  const raw = Math.max((high - low) / n || 1, whole ? 1 : 0), power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((x) => x * power).find((x) => x >= raw), found = [];
   for (let x = Math.ceil(low / step - 1e-9) * step; x <= high + 1e-9 * step; x += step) found.push(Math.abs(x) < 1e-12 ? 0 : x);
   return { found, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
@@ -31,7 +31,7 @@ part("results", [], () => {
       const px = (x) => left + ((x - x0) / (x1 - x0 || 1)) * (width - left - right);
       const py = (y) => height - bottom - ((y - y0) / (y1 - y0 || 1)) * (height - top - bottom);
       const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
-      const across = ticks(x0, x1, width < 500 ? 4 : 8), up = ticks(y0, y1);
+      const across = ticks(x0, x1, width < 500 ? 4 : 8, xName === "epoch"), up = ticks(y0, y1);
       for (const y of up.found) {
         picture.append(svg("line", { class: "tick", x1: left, x2: width - right, y1: py(y), y2: py(y) }));
         picture.append(svg("text", { x: left - 8, y: py(y) + 4, "text-anchor": "end" }, fixed(y, up.digits)));
@@ -85,16 +85,18 @@ part("results", [], () => {
 
   const table = $("#results-table"), body = element("tbody");
   const amount = (cell) => Number.parseFloat(cell.replaceAll(",", ""));
-  const numeric = header.map((_, i) => rows.filter((row) => row[i]).every((row) => Number.isFinite(amount(row[i]))));
+  const all = (i, test) => rows.filter((row) => row[i]).every((row) => test(row[i]));
+  const numeric = header.map((_, i) => all(i, (cell) => Number.isFinite(amount(cell))));  // "52 s, cpu" too
+  const toTheRight = header.map((_, i) => all(i, (cell) => /^[-\d.,]+$/.test(cell)));
   const heads = header.map((name, i) => {
     const button = element("button", { type: "button", textContent: name });
-    const head = element("th", { scope: "col", className: numeric[i] ? "number" : "" }, button);
+    const head = element("th", { scope: "col", className: toTheRight[i] ? "number" : "" }, button);
     button.addEventListener("click", () => sort(i, head.getAttribute("aria-sort") === "ascending" ? -1 : 1));
     return head;
   });
   const lines = rows.map((row, r) => element("tr", {}, ...row.map((cell, i) => {
-    const className = `${numeric[i] ? "number" : ""} ${header[i] === "ours" ? "ours" : ""}`.trim();
-    if (i) return element("td", { textContent: cell.replace(/^-/, "−"), className });
+    const className = `${toTheRight[i] ? "number" : ""} ${header[i] === "ours" ? "ours" : ""}`.trim();
+    if (i) return element("td", { textContent: cell.replace(/(^| )-(?=\d)/g, "$1−"), className });
     return element("td", { className }, element("a", { href: content.docs + documents[r], textContent: cell }));
   })));
   function sort(column, direction) {

@@ -1,7 +1,7 @@
 // The line about the data, and which part the navigation marks.
 "use strict";
 
-$("#about").textContent = `${content.user ? `Your own models${content.quick ? " (quick runs)" : ""}, where there are any` : "Published models"}; data: ${content.data.binary}, ${content.data.grey}.`;
+$("#about").textContent = `${content.user ? `Your own models${content.quick ? " (quick runs)" : ""}, where there are any` : "Published models"}; data: ${content.data.join(", ")}.`;
 
 const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
 const inView = new IntersectionObserver((entries) => {
