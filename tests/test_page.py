@@ -1,12 +1,16 @@
-"""The page in a real browser: what its networks compute is what torch computes, and its parts react to pointer and keys.
+"""The page in a real browser: its networks compute what torch computes, and its parts react to pointer and keys.
 
 The models have random weights, because outputs are compared for given weights. The published models are compared, too,
 if there are any."""
 
+import base64
 import copy
 import json
 import re
+import zlib
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
@@ -24,7 +28,6 @@ from datasets.files import UserError
 from nets import multiscale
 from study import export, page, registry
 
-pytestmark = pytest.mark.skipif(not chromium.program(), reason="Chromium is not installed")
 SIZES = (60, 20, 400)
 CONSOLE = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
 EXACT = 20_000  # precision: the page then has the weights nearly as they are
@@ -43,13 +46,14 @@ def redraw(module):
 def made_up():
     """{name in the page: (script, sizes, model)}"""
     torch.manual_seed(3)
+    pixelcnn = {"n_hidden": 8, "layers": 4}
     flow = {"n_flows": 2, "n_hidden": 8, "arch": "multiscale", "mix": "conv1x1", "dequantize": "variational"}
     return {
         "vae2": (registry.VAE, {"hidden_dim": 60, "z_dim": 2}, redraw(vae.VAE(60, 2))),
         "vae20": (registry.VAE, {"hidden_dim": 60, "z_dim": 20}, redraw(vae.VAE(60, 20))),
         "gan": (registry.GAN, {"latent_dim": 30, "width": 1}, redraw(gan.Generator(30, 1))),
         "flow": (registry.FLOW, flow, redraw(nf.Model([784], **flow))),
-        "pixelcnn": (registry.AUTOREGRESSIVE, {"n_hidden": 8, "layers": 4}, redraw(autoregressive.Model(n_hidden=8, layers=4))),
+        "pixelcnn": (registry.AUTOREGRESSIVE, pixelcnn, redraw(autoregressive.Model(**pixelcnn))),
     }  # fmt: skip
 
 
@@ -82,6 +86,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def window(tmp_path_factory, folder):
     """The browser with the page, opened once for all tests."""
+    if not chromium.program():
+        pytest.skip("Chromium is not installed: make chromium")
     browser = chromium.Browser(tmp_path_factory.mktemp("profile"))
     try:
         browser.path = folder / "docs" / "index.html"
@@ -175,8 +181,8 @@ def convolutional():
     return nn.Sequential(
         nn.Linear(5, 3 * 49), nn.Unflatten(1, (3, 7, 7)), nn.BatchNorm2d(3), nn.LeakyReLU(0.2),
         nn.ConvTranspose2d(3, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.SiLU(), nn.ConvTranspose2d(6, 4, 3, 2, 1, 1), nn.ELU(),
-        nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.PixelShuffle(2),
-        nn.Upsample(scale_factor=2), nn.MaxPool2d(3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Dropout(),
+        nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.MaxPool2d(3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Dropout(),
     )  # fmt: skip
 
 
@@ -214,7 +220,7 @@ def test_the_bound_is_that_of_the_script(window, networks):
 
 def ink(window, selector):
     """The ink of a canvas, 0..255."""
-    pixels = f"document.querySelector('{selector}').getContext('2d').getImageData(0, 0, 28, 28).data"
+    pixels = f"$('{selector}').getContext('2d').getImageData(0, 0, 28, 28).data"
     return torch.tensor(window.run(f"[...{pixels}].filter((_, i) => i % 4 === 3)"), dtype=torch.float64)
 
 
@@ -232,10 +238,10 @@ def test_the_digit_follows_the_pointer(window, networks):
 
 
 def test_draws_are_black_or_white(window):
-    window.run("document.querySelector('input[name=plane-pixels][value=draws]').click()")
+    window.run("$('input[name=plane-pixels][value=draws]').click()")
     window.frame()
     drawn = ink(window, "#plane-digit")
-    window.run("document.querySelector('input[name=plane-pixels][value=means]').click()")
+    window.run("$('input[name=plane-pixels][value=means]').click()")
     window.frame()
     means = ink(window, "#plane-digit")
     assert set(drawn.tolist()) == {0, 255}
@@ -244,19 +250,20 @@ def test_draws_are_black_or_white(window):
 
 
 def test_arrow_keys_move_the_point(window):
-    window.run("document.querySelector('#plane-map').focus()")
-    where = "[document.querySelector('#plane-map .marker').style.left, document.querySelector('#plane-map .marker').style.top]"
-    before = [float(value.rstrip("%")) for value in window.run(where)]
+    window.run("$('#plane-map').focus()")
+    place = "[style.left, style.top].map(parseFloat)"
+    where = f"(({{style}}) => {place})($('#plane-map .marker'))"
+    before = window.run(where)
     window.key("ArrowRight")
     window.key("ArrowUp")
-    after = [float(value.rstrip("%")) for value in window.run(where)]
+    after = window.run(where)
     step = 100 * 0.1 / (2 * window.run("planeReach()"))
     assert [b - a for a, b in zip(before, after)] == pytest.approx([step, -step], abs=1e-6)
 
 
 def draw_stroke(window, points):
     left, top, width, height = window.centre("#draw-pad")
-    window.run("document.querySelector('#draw-clear').click()")
+    window.run("$('#draw-clear').click()")
     place = [(left + x * width, top + y * height) for x, y in points]
     window.mouse("mousePressed", *place[0], buttons=1)
     for point in place[1:]:
@@ -268,11 +275,11 @@ def draw_stroke(window, points):
 
 def test_a_drawing_changes_the_code_and_is_centred_as_mnist_is(window):
     window.centre("#draw-pad")
-    window.wait("document.querySelector('#draw-bars .most')")
+    window.wait("$('#draw-bars .most')")
     codes = []
     for points in (((0.2, 0.2), (0.2, 0.7)), ((0.5, 0.3), (0.9, 0.3), (0.9, 0.8))):
         draw_stroke(window, points)
-        codes.append(window.run("document.querySelector('#draw-map').getAttribute('aria-label')"))
+        codes.append(window.run("$('#draw-map').getAttribute('aria-label')"))
         image = ink(window, "#draw-input").view(28, 28)
         rows, columns = torch.nonzero(image).T
         assert max(rows.max() - rows.min(), columns.max() - columns.min()) + 1 == 20  # the longer side
@@ -290,7 +297,7 @@ def test_a_drawing_changes_the_code_and_is_centred_as_mnist_is(window):
 
 def test_the_keyboard_draws(window):
     window.centre("#draw-pad")
-    window.run("document.querySelector('#draw-clear').click(); document.querySelector('#draw-pad').focus()")
+    window.run("$('#draw-clear').click(); $('#draw-pad').focus()")
     window.frame()
     assert not ink(window, "#draw-input").any()
     for key in (" ", *["ArrowDown"] * 5, " "):
@@ -301,8 +308,8 @@ def test_the_keyboard_draws(window):
 
 def test_a_digit_goes_through_the_flow_and_back(window):
     window.centre("#flow-way")
-    window.wait("document.querySelector('#flow-worst').textContent")
-    assert "All 784 grey levels return" in window.run("document.querySelector('#flow-worst').textContent")
+    window.wait("$('#flow-worst').textContent")
+    assert "All 784 grey levels return" in window.run("$('#flow-worst').textContent")
     assert (ink(window, "#flow-input") == ink(window, "#flow-back")).all()
     window.wait(
         "document.querySelectorAll('#flow-way canvas').length === 6"
@@ -324,9 +331,9 @@ def test_the_image_between_the_levels_has_every_number_once(window, networks):
 
 def test_pixelcnn_completes_an_image(window, networks):
     window.centre("#pixelcnn-pad")
-    window.wait("document.querySelector('#pixelcnn-log').textContent !== '–'")
-    window.run("document.querySelector('#pixelcnn-clear').click()")
-    window.run("document.querySelector('#pixelcnn-speed').value = 3")
+    window.wait("$('#pixelcnn-log').textContent !== '–'")
+    window.run("$('#pixelcnn-clear').click()")
+    window.run("$('#pixelcnn-speed').value = 3")
     left, top, width, height = window.centre("#pixelcnn-pad")
     for x in (0.3, 0.5, 0.7):
         window.mouse("mousePressed", left + x * width, top + 0.3 * height, buttons=1)
@@ -335,22 +342,22 @@ def test_pixelcnn_completes_an_image(window, networks):
     drawn = ink(window, "#pixelcnn-pad canvas")
     assert drawn.any()
     known = 28 * (1 + int(torch.nonzero(drawn).max()) // 28)
-    window.run("document.querySelector('#pixelcnn-complete').click()")
-    window.wait("document.querySelector('#pixelcnn-next').textContent === 'The image is complete.'")
+    window.run("$('#pixelcnn-complete').click()")
+    window.wait("$('#pixelcnn-next').textContent === 'The image is complete.'")
     image = ink(window, "#pixelcnn-pad canvas")
     assert torch.equal(image[:known], drawn[:known])
     with torch.no_grad():
         log_px = float(networks["pixelcnn"]((image[None] / 255).float()))
-    said = window.run("document.querySelector('#pixelcnn-log').textContent")
+    said = window.run("$('#pixelcnn-log').textContent")
     assert float(re.search(r"−([\d.]+)", said)[1]) == pytest.approx(-log_px, abs=0.06)
 
 
 def test_the_curve_gives_its_values_and_the_table_sorts(window):
-    left, top, width, height = window.centre("#results-chart")
+    left, top, _, height = window.centre("#results-chart")
     chart = window.content["results"]["charts"][0]
     window.mouse("mouseMoved", left + 57, top + height / 2)
     value = chart["lines"]["validation"][0]
-    said = window.run("document.querySelector('#results-value').textContent").replace("−", "-")
+    said = window.run("$('#results-value').textContent").replace("−", "-")
     assert f"epoch {value[0]}:" in said
     assert f"validation {value[1]:.2f}" in said
     window.run("document.querySelectorAll('#results-table th button')[2].focus()")
@@ -415,9 +422,7 @@ def test_no_request_and_no_error(window):
     """The last test that uses this page: all parts have run by now."""
     for part in ("plane", "draw", "dimensions", "gan", "flow", "pixelcnn", "results"):
         window.centre(f"#{part}")
-    window.wait(
-        "document.querySelectorAll('#gan-strip canvas').length === 9 && document.querySelector('#dimensions-norm').textContent"
-    )
+    window.wait("document.querySelectorAll('#gan-strip canvas').length === 9 && $('#dimensions-norm').textContent")
     said = [event["params"] for event in window.events if event["method"] in CONSOLE]
     assert not [about for about in said if about.get("entry", {}).get("source") != "rendering"]  # warns about tests
     urls = {e["params"]["request"]["url"] for e in window.events if e["method"] == "Network.requestWillBeSent"}
@@ -436,3 +441,97 @@ def test_missing_models_are_named(window, networks, tmp_path):
     assert shown == ["no vae20", "no vae20", "no gan", "no flow", "no pixelcnn"]
     assert not [event for event in window.events if event["method"] == "Runtime.exceptionThrown"]
     window.open(window.path)
+
+
+@pytest.mark.slow
+def test_speed(window, tmp_path):
+    """With networks of the default sizes; the bars are generous for two cores."""
+    torch.manual_seed(7)
+    flow = nf.Model([784], 6, 48, arch="multiscale", mix="conv1x1", dequantize="variational")
+    nets = {"vae2": vae.VAE(500, 2), "vae20": vae.VAE(), "gan": gan.Generator(100, 2), "flow": flow}
+    nets |= {"pixelcnn": autoregressive.Model(), "classifier": quality.Classifier()}
+    described = page.describe({name: net.eval() for name, net in nets.items()})
+    (tmp_path / "page.html").write_text(page.assemble(described, window.content))
+    window.open(tmp_path / "page.html")
+    assert float(window.run("document.body.dataset.ready")) < 2000
+    for part in ("draw", "dimensions", "gan", "flow", "pixelcnn"):
+        window.centre(f"#{part}")
+    window.wait("document.querySelectorAll('#flow-between canvas').length === 9")
+    timed = """(async (repeats, action) => {
+      await action();
+      const start = performance.now();
+      for (let i = 0; i < repeats; i++) await action();
+      return (performance.now() - start) / repeats;
+    })"""
+    bars = {
+        "(20, async () => (await local('vae20')).decode(new Array(20).fill(0.1)))": 10,
+        "(20, () => remote('gan').call('generate', new Array(100).fill(0.1)))": 50,
+        "(3, () => remote('flow').call('decode', Float64Array.from({length: 784}, Math.random)))": 5000 / 16,
+        "(1, async () => { const net = new PixelCNN(await local('pixelcnn')); "
+        "for (let i = 0; i < 784; i++) net.put(net.probability() > 0.5); })": 784000 / 60,
+    }  # fmt: skip
+    for script, bar in bars.items():
+        took = window.run(timed + script)
+        print(f"{took:.2f} ms {script}")
+        assert took < bar
+    window.open(window.path)
+
+
+def test_the_published_page_is_made_from_the_sources(folder):
+    """docs/index.html, if it is committed, and that of the fixture."""
+    for path in [folder / "docs" / "index.html", ROOT / "docs" / "index.html"]:
+        if path.exists():
+            text = path.read_text()
+            sources = [source for source in page.SOURCES.iterdir() if source.suffix in (".js", ".css")]
+            assert len(sources) == len(page.LIBRARY + page.PARTS) + 2
+            stale = [source.name for source in sources if source.read_text() not in text and source.name != "worker.js"]
+            assert not stale, f"{path}: make page"
+    assert not (ROOT / "docs" / "index.html").exists() or (ROOT / "docs" / "index.html").stat().st_size <= page.LARGEST
+
+
+def test_digits_are_spread_evenly_over_the_classes():
+    images = torch.arange(100, dtype=torch.uint8).repeat_interleave(784).view(100, 784)
+    packed = page.digits(SimpleNamespace(images=images, labels=torch.arange(100) // 10), per_class=2)
+    assert packed["labels"] == [label for label in range(10) for _ in range(2)]
+    values = zlib.decompress(base64.b64decode(packed["images"]))
+    assert [values[784 * i] for i in range(20)] == [10 * label + place for label in range(10) for place in (0, 9)]
+
+
+def test_a_packed_matrix_is_near_and_small():
+    torch.manual_seed(8)
+    matrix, pack = torch.randn(300, 200), export.Packer(64)
+    matrix[0, 0] = 40.0  # an outlier takes its high byte, and no precision from the others
+    packed = pack(matrix)
+    low, high = (np.frombuffer(part, kind) for part, kind in zip(pack.parts, ("u1", "i1")))
+    found = packed["step"] * (256.0 * high + low - 128)
+    assert packed["step"] == pytest.approx(float(matrix.square().mean().sqrt()) / 64)
+    assert np.abs(found - matrix.flatten().numpy()).max() <= packed["step"] / 2 * 1.001
+    assert len(pack.text()) < 1.15 * matrix.numel() * 4 / 3  # bytes in base64
+    assert float(pack(torch.zeros(2, 2))["step"]) > 0
+
+
+def test_a_user_s_own_models_come_first(folder, tmp_path, monkeypatch):
+    for module in (models, registry):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(models, "PUBLISHED", folder / "models")
+    own = tmp_path / "runs" / "glyphs" / "nf-multiscale" / "model.pt"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((folder / "models" / "nf-multiscale.pt").read_bytes())
+    found = page.find_models(user=True, quick=False)
+    assert found["flow"] == ("nf-multiscale", own)
+    assert found["gan"] == ("gan", folder / "models" / "gan.pt")
+    assert [page.data_of(found, kind) for kind in ("binary", "grey")] == ["bmnist", "glyphs"]
+    assert page.data_of(page.find_models(user=False, quick=False), "grey") == "mnist"
+
+
+def test_a_page_that_is_too_large_or_empty_is_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "find", lambda name, names, *_: tiny.find(SIZES, name, names))
+    monkeypatch.setattr(page, "ROOT", tmp_path)
+    monkeypatch.setattr(models, "PUBLISHED", tmp_path)
+    with pytest.raises(UserError, match="no trained models"):
+        page.main(page.parse_args([]))
+    monkeypatch.setattr(models, "PUBLISHED", folder / "models")
+    monkeypatch.setattr(page, "LARGEST", 1e5)
+    with pytest.raises(UserError, match="more than 5"):
+        page.main(page.parse_args([]))
+    assert not (tmp_path / "docs").exists()

@@ -1,9 +1,9 @@
 """Trained networks as lists of layers with packed weights, for docs/page/net.js and models.js.
 
-`describe(kind, model, precision)` returns a JSON description of a model and its compressed weights in base64. Each layer
-is {"op": name, ...}; a tensor in it is {"at": offset, "shape": ..., "step": ...}. Matrices and kernels are stored as
-integers, which the page multiplies by `step`: first the low bytes of all integers, then the high bytes, which are nearly
-all 0 and compress to nearly nothing. Vectors are stored as float32.
+`describe(kind, model, precision)` returns a JSON description of a model and its compressed weights in base64. Each
+layer is {"op": name, ...}; a tensor in it is {"at": offset, "shape": ..., "step": ...}. Matrices and kernels are stored
+as integers, which the page multiplies by `step`: first the low bytes of all integers, then the high bytes, which are
+nearly all 0 and compress to nearly nothing. Vectors are stored as float32.
 """
 
 import base64

@@ -121,5 +121,5 @@ part("plane", ["vae2"], () => {
   });
   $("#plane-legend").append(...buttons);
 
-  local("vae2").then((model) => { decoder = model; move(z); redraw(); document.body.dataset.ready = "yes"; });
+  local("vae2").then((model) => { decoder = model; move(z); redraw(); document.body.dataset.ready = performance.now(); });
 });

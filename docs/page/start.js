@@ -12,4 +12,4 @@ const inView = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "-30% 0px -65% 0px" });
 for (const section of document.querySelectorAll("main section")) inView.observe(section);
-if (!content.models.vae2) document.body.dataset.ready = "yes";
+if (!content.models.vae2) document.body.dataset.ready = performance.now();
