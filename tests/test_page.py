@@ -182,7 +182,7 @@ def convolutional():
         nn.Linear(5, 3 * 49), nn.Unflatten(1, (3, 7, 7)), nn.BatchNorm2d(3), nn.LeakyReLU(0.2),
         nn.ConvTranspose2d(3, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.SiLU(), nn.ConvTranspose2d(6, 4, 3, 2, 1, 1), nn.ELU(),
         nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-        nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.MaxPool2d(3, 2, 1), nn.Sigmoid(), nn.Flatten(), nn.Dropout(),
+        nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.MaxPool2d(3, 2, 1), nn.Sigmoid(), nn.Flatten(),
     )  # fmt: skip
 
 
@@ -203,9 +203,105 @@ def test_waves_replace_a_fixed_matrix(window):
     scales = torch.rand(n, n) + 0.5
     matrix = torch.einsum("uv,ui,vj->uvij", scales, lines, lines).reshape(n * n, m * m)
     amplitudes, z, pack = nn.Linear(3, n * n), torch.randn(2, 3), export.Packer(EXACT)
-    described = json.dumps({"layers": export.waves(pack, matrix, amplitudes)})
+    module = SimpleNamespace(waves=matrix, bias=torch.randn(m * m))
+    described = json.dumps({"layers": export.waves(pack, module, amplitudes.weight, amplitudes.bias)})
     script = f"forward(unpackAll({described}, await inflate('{pack.text()}')).layers, {{data: z, shape: [2, 3]}}).data"
-    assert worst(computed(window, script, z=z), amplitudes(z) @ matrix) < 1e-3
+    assert worst(computed(window, script, z=z), amplitudes(z) @ matrix + module.bias) < 1e-3
+
+
+class Waves(nn.Module):
+    """A fixed matrix behind a linear layer, as a generator may have it."""
+
+    def __init__(self, n):
+        super().__init__()
+        lines = torch.cos(torch.pi * torch.arange(n)[:, None] * (torch.arange(28) + 0.5) / 28)
+        self.register_buffer(
+            "waves", torch.einsum("uv,ui,vj->uvij", torch.rand(n, n) + 0.5, lines, lines).view(-1, 784)
+        )
+        self.bias = nn.Parameter(torch.randn(784))
+
+    def forward(self, amplitudes):
+        return amplitudes @ self.waves + self.bias
+
+
+class Convolutions(nn.Module):
+    """The layers of a convolutional generator, with the names that export.gan knows."""
+
+    def __init__(self, noise, c7=6, c14=4):
+        super().__init__()
+        self.project, self.norm7 = nn.Linear(noise, 49 * c7), nn.BatchNorm2d(c7)
+        self.up, self.norm14 = nn.ConvTranspose2d(c7, c14, 4, 2, 1), nn.BatchNorm2d(c14)
+        self.pixels = nn.Conv2d(c14, 4, 3, padding=1)
+
+    def forward(self, z):
+        h = nn.functional.leaky_relu(self.norm7(self.project(z).view(len(z), -1, 7, 7)), 0.2)
+        h = nn.functional.leaky_relu(self.norm14(self.up(h)), 0.2)
+        return nn.functional.pixel_shuffle(self.pixels(h), 2).flatten(1)
+
+
+@pytest.mark.parametrize("codes", [0, 3])
+@pytest.mark.parametrize("net", ["waves", "convolutions"])
+def test_other_generators_equal_torch_s(window, net, codes):
+    torch.manual_seed(9)
+    size = 5 + codes
+    layers = nn.Sequential(nn.Linear(size, 9), nn.BatchNorm1d(9), nn.LeakyReLU(0.2), nn.Linear(9, 16), Waves(4))
+    generator = SimpleNamespace(
+        latent_dim=5, codes=codes, layers=redraw(layers if net == "waves" else Convolutions(size))
+    )
+    described, weights = export.describe("gan", generator, EXACT)
+    script = f"await makeModel({json.dumps(described)}, '{weights}')"
+    noise = computed(window, f"({script}).noise(1)").float()
+    assert len(noise) == size
+    if codes:
+        assert sorted(noise[5:].tolist()) == pytest.approx([0, 0, 3**0.5])
+    images = (torch.tanh(generator.layers(noise[None])) + 1) / 2
+    assert worst(computed(window, f"({script}).generate(noise)", noise=noise), images) < 1e-4
+
+
+def mixture(x, logits, mean, log_scale):
+    """logit of the CDF of a mixture of logistics, in float64; the components are in dimension 0."""
+    cdf = (logits.softmax(0) * torch.sigmoid((x - mean) / log_scale.clamp_min(-5).exp())).sum(0)
+    rest = (logits.softmax(0) * torch.sigmoid((mean - x) / log_scale.clamp_min(-5).exp())).sum(0)
+    return cdf.log() - rest.log()
+
+
+@pytest.mark.parametrize("components", [0, 3])
+def test_coupling_layers_and_their_inverse(window, components):
+    """Both kinds of coupling layers against autograd, with some components at the bound of their scale."""
+    torch.manual_seed(10)
+    n, x = 2 + 3 * components, 3 * torch.randn(16, 4, dtype=torch.float64)  # 4 x 4 pixels with 4 channels
+    net, pack = nn.Linear(2, 2 * n).requires_grad_(False), export.Packer(EXACT)  # the same for each pixel
+    net.weight *= 3
+    layer = json.dumps({"op": "coupling", "layers": [export.linear(pack, net.weight, net.bias)]})
+    step = f"unpackAll({layer}, await inflate('{pack.text()}'))"
+    kept = x[:, :2].contiguous()
+    value = "{data: Float32Array.from(kept), shape: [1, 4, 4, 2]}"
+    parameters = computed(window, f"forward(({step}).layers, {value}).data", kept=kept)
+    assert worst(parameters, net(kept.float())) < 0.01
+    parameters, changed = parameters.view(16, n, 2).transpose(0, 1), x[:, 2:].clone().requires_grad_()  # [n, 16, 2]
+    y = mixture(changed, *parameters[2:].chunk(3)) if components else changed
+    y = y * torch.tanh(parameters[0]).exp() + parameters[1]
+    logdet = torch.autograd.grad(y.sum(), changed)[0].log().sum()
+    script = f"""await (async () => {{
+      const value = {{data: Float64Array.from(x), shape: [1, 4, 4, 4]}};
+      const step = {step};
+      const logdet = STEPS.coupling(step, value, false), there = [...value.data];
+      const back = STEPS.coupling(step, value, true);
+      return [...there, ...value.data, logdet, back];
+    }})()"""
+    found = computed(window, script, x=x)
+    assert worst(found[:64], torch.cat([x[:, :2], y], 1)) < 1e-8
+    assert worst(found[64:128], x) < 1e-10
+    assert worst(found[128:], torch.stack([logdet, -logdet])) < 1e-8
+
+
+def test_far_tails_of_a_mixture_return(window):
+    script = """[-1e4, -300, -3, 0, 3, 300, 1e4].map((x) => {
+      const mixture = new Mixture(2);
+      mixture.set((i) => [0, 0, 0.3, -0.2, -1, 1.5, -2, 0.5][i]);
+      return Math.abs(mixture.invert(mixture.transform(x)[0]) - x) / (1 + Math.abs(x));
+    })"""
+    assert computed(window, script).max() < 1e-12
 
 
 def test_the_bound_is_that_of_the_script(window, networks):
@@ -495,6 +591,19 @@ def test_digits_are_spread_evenly_over_the_classes():
     assert packed["labels"] == [label for label in range(10) for _ in range(2)]
     values = zlib.decompress(base64.b64decode(packed["images"]))
     assert [values[784 * i] for i in range(20)] == [10 * label + place for label in range(10) for place in (0, 9)]
+
+
+def test_rounding_keeps_the_outputs_for_typical_inputs():
+    torch.manual_seed(11)
+    weight = torch.randn(40, 60, dtype=torch.float64)
+    inputs = torch.randn(500, 6).double() @ torch.randn(6, 60).double() + 0.1 * torch.randn(500, 60).double()
+    step = 0.1
+    near, plain = (step * whole for whole in (export.rounded(weight, step, inputs), (weight / step).round()))
+    assert torch.equal((near / step).round() * step, near)  # whole numbers of steps
+    errors = [float(((matrix - weight) @ inputs.T).square().mean()) for matrix in (near, plain)]
+    assert errors[0] < 0.1 * errors[1]
+    alone = export.rounded(weight, step, 1e3 * torch.eye(60).double())
+    assert torch.equal(alone, (weight / step).round())  # nothing to compensate if inputs are uncorrelated
 
 
 def test_a_packed_matrix_is_near_and_small():

@@ -32,11 +32,11 @@ LIBRARY = ["net.js", "models.js"]  # for the page and for its workers
 PARTS = ["app.js", "plane.js", "draw.js", "dimensions.js", "gan.js", "flow.js", "pixelcnn.js", "results.js", "start.js"]
 # name in the page: (run, kind, load, precision of the weights). Images must stay within 2 grey levels of torch's.
 MODELS = {
-    "vae2": ("vae-z2", "vae", vae.load, 96),
-    "vae20": ("vae-z20", "vae", vae.load, 96),
-    "gan": ("gan", "gan", gan.load, 96),
-    "flow": ("nf-multiscale", "flow", nf.load, 1024),
-    "pixelcnn": ("pixelcnn", "pixelcnn", autoregressive.load, 256),
+    "vae2": ("vae-z2", "vae", vae.load, 48),
+    "vae20": ("vae-z20", "vae", vae.load, 48),
+    "gan": ("gan", "gan", gan.load, 48),
+    "flow": ("nf-multiscale", "flow", nf.load, 256),
+    "pixelcnn": ("pixelcnn", "pixelcnn", autoregressive.load, 64),
 }
 CLASSIFIER_PRECISION = 48
 LARGEST = 5e6  # bytes of the published page
@@ -152,11 +152,16 @@ def results(user, quick):
     return {"header": pick(header), "rows": list(map(pick, rows)), "documents": documents, "charts": charts}
 
 
-def describe(loaded):
-    """{name: (description, weights)} of models and of the classifier."""
+def describe(loaded, images=None):
+    """{name: (description, weights)} of models and of the classifier. `images` [N, 784]: binary images."""
     kinds = {name: (kind, precision) for name, (_, kind, _, precision) in MODELS.items()}
     kinds["classifier"] = "classifier", CLASSIFIER_PRECISION
-    return {name: export.describe(kinds[name][0], model, kinds[name][1]) for name, model in loaded.items()}
+    inputs = {"vae": [images]}
+    return {
+        name: export.describe(kind, loaded[name], precision, *inputs.get(kind, []))
+        for name, (kind, precision) in kinds.items()
+        if name in loaded
+    }
 
 
 def in_script(content, **attributes):
@@ -185,7 +190,7 @@ def main(args):
     names = {kind: data_of(found, kind) for kind in ("binary", "grey")}
     binary, grey = bmnist(data=names["binary"]), mnist(data=names["grey"])
     loaded["classifier"] = quality.load_classifier(grey[0].name, torch.device("cpu"), lambda: grey)
-    described = describe(loaded)
+    described = describe(loaded, binary[2].subset(2000).images.float())
     content = {"data": [binary[0].title, grey[0].title], "user": args.user, "quick": args.quick}
     content["missing"] = {
         name: f"There are no weights of {registry.title(run)}. Train it: python {' '.join(registry.get(run).command())}"

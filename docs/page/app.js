@@ -157,7 +157,7 @@ function choice(name, change) {
 }
 
 /** The point of a pointer event in an element, in shares of its width and height. */
-function pointIn(target, event) {
+function placeIn(target, event) {
   const box = target.getBoundingClientRect();
   return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
 }

@@ -111,7 +111,7 @@ part("draw", ["vae2", "vae20"], () => {
     last = to;
     read();
   };
-  const place = (event) => pointIn(pad, event).map((x) => x * size);
+  const place = (event) => placeIn(pad, event).map((x) => x * size);
   pad.addEventListener("pointerdown", (event) => { pad.setPointerCapture(event.pointerId); last = null; stroke(place(event)); });
   pad.addEventListener("pointermove", (event) => {
     if (event.buttons) for (const each of event.getCoalescedEvents?.() ?? [event]) stroke(place(each));

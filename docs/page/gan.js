@@ -2,13 +2,13 @@
 "use strict";
 
 part("gan", ["gan"], (section) => whenNear(section, async () => {
-  const generator = remote("gan"), judge = await local("classifier"), { size } = await generator.ready;
+  const generator = remote("gan"), judge = await local("classifier");
   const tiles = Array.from({ length: 16 }, () => tile());
   $("#gan-samples").append(...tiles.map(({ figure }) => figure));
 
   /** A new sample; the classifier says which digit it is, and how sure it is. */
   async function sample() {
-    const noise = [...randomNumbers(random(2 ** 31)).normals(size)], image = await generator.call("generate", noise);
+    const noise = await generator.call("noise", random(2 ** 31)), image = await generator.call("generate", noise);
     const chances = judge.classify(image), digit = chances.indexOf(Math.max(...chances));
     return { noise, image, digit, chances };
   }
@@ -43,7 +43,12 @@ part("gan", ["gan"], (section) => whenNear(section, async () => {
     return best;
   }
   const at = (t) => generator.call("generate", between(found[0].noise, found[1].noise, t, spherical() === "spherical"));
-  const step = perFrame(async () => { if (found[1]) paint($("#gan-digit"), await at(share.valueAsNumber)); });
+  const step = perFrame(async () => {
+    if (!found[1]) return;
+    const image = await at(share.valueAsNumber), chances = judge.classify(image), most = chances.indexOf(Math.max(...chances));
+    paint($("#gan-digit"), image);
+    $("#gan-said").textContent = `The classifier sees a ${most} (${percent(chances[most])}).`;
+  });
   const walk = newest(async (stale) => {
     step();
     for (let i = 0; i < 9; i++) {

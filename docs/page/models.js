@@ -49,8 +49,15 @@ class Classifier {
 }
 
 class GAN {
-  constructor({ layers, latent_dim }) {
-    Object.assign(this, { layers, size: latent_dim });
+  constructor({ layers, latent_dim, codes }) {
+    Object.assign(this, { layers, latent: latent_dim, codes, size: latent_dim + codes });
+  }
+
+  /** A noise vector: normal numbers, and a one-hot code if the generator has codes. */
+  noise(seed) {
+    const random = randomNumbers(seed), code = Math.floor(random.uniform() * this.codes);
+    const ends = Array.from({ length: this.codes }, (_, i) => (i === code ? Math.sqrt(this.codes) : 0));
+    return [...random.normals(this.latent), ...ends];
   }
 
   /** Images in 0..1 from noise vectors, one after the other. */
@@ -140,20 +147,88 @@ const STEPS = {
     return 0;
   },
 
-  /** The first half of the channels determines scale and shift of the second half. */
+  /** The first half of the channels determines the transformation of the second half: affine, or with a mixture. */
   coupling({ layers }, { data, shape }, reverse) {
     const [, h, w, c] = shape, half = c / 2, kept = new Float32Array(data.length / 2);
     for (let p = 0; p < h * w; p++) for (let l = 0; l < half; l++) kept[p * half + l] = data[p * c + l];
-    const out = forward(layers, { data: kept, shape: [1, h, w, half] }).data;
+    const out = forward(layers, { data: kept, shape: [1, h, w, half] }).data, n = out.length / (h * w);
+    const components = (n / half - 2) / 3, mixture = new Mixture(components);  // parameters: 2 + 3 per component
     let logdet = 0;
     for (let p = 0; p < h * w; p++) for (let l = 0; l < half; l++) {
-      const scale = Math.tanh(out[p * c + l]), shift = out[p * c + half + l], i = p * c + half + l;
-      data[i] = reverse ? (data[i] - shift) * Math.exp(-scale) : data[i] * Math.exp(scale) + shift;
-      logdet += reverse ? -scale : scale;
+      const at = (parameter) => out[p * n + parameter * half + l], i = p * c + half + l;
+      const scale = Math.tanh(at(0)), shift = at(1);
+      mixture.set(at);
+      if (reverse) {
+        data[i] = (data[i] - shift) * Math.exp(-scale);
+        if (components) data[i] = mixture.invert(data[i]);
+        logdet -= scale + (components ? mixture.transform(data[i])[1] : 0);
+      } else {
+        const [value, slope] = components ? mixture.transform(data[i]) : [data[i], 0];
+        data[i] = value * Math.exp(scale) + shift;
+        logdet += scale + slope;
+      }
     }
     return logdet;
   },
 };
+
+/** y = logit(F(x)) with the CDF F of a mixture of logistic distributions (Flow++). */
+class Mixture {
+  constructor(n) {
+    [this.weights, this.means, this.scales] = [0, 1, 2].map(() => new Float64Array(n));
+  }
+
+  /** `at(2)`, `at(3)`, ...: logits of the weights, means, log-scales. */
+  set(at) {
+    const n = this.weights.length;
+    for (let k = 0; k < n; k++) {
+      this.weights[k] = at(2 + k);
+      this.means[k] = at(2 + n + k);
+      this.scales[k] = Math.max(-5, at(2 + 2 * n + k));  // log-scales, bounded as in nets/multiscale.py
+    }
+    const total = logSumExp(this.weights);
+    for (let k = 0; k < n; k++) this.weights[k] -= total;
+  }
+
+  /** y and log dy/dx. F and 1 - F are sums of positive terms, so both tails keep their digits. */
+  transform(x) {
+    const n = this.weights.length, below = new Float64Array(n), above = new Float64Array(n), slope = new Float64Array(n);
+    for (let k = 0; k < n; k++) {
+      const t = (x - this.means[k]) * Math.exp(-this.scales[k]);
+      below[k] = this.weights[k] - softplus(-t);
+      above[k] = below[k] - t;
+      slope[k] = below[k] + above[k] - this.weights[k] - this.scales[k];
+    }
+    const [cdf, rest] = [logSumExp(below), logSumExp(above)];
+    return [cdf - rest, logSumExp(slope) - cdf - rest];
+  }
+
+  /** The x of a y: Newton's method, with bisection of a bracket. x lies between the solutions for single components. */
+  invert(y) {
+    let low = Infinity, high = -Infinity;
+    this.means.forEach((mean, k) => {
+      const solution = mean + Math.exp(this.scales[k]) * y;
+      low = Math.min(low, solution);
+      high = Math.max(high, solution);
+    });
+    let x = (low + high) / 2;
+    for (let i = 0; i < 200; i++) {
+      const [value, slope] = this.transform(x), error = value - y;
+      if (error < 0) low = x;
+      else high = x;
+      let next = x - error * Math.exp(-slope);
+      if (!(next > low && next < high)) next = (low + high) / 2;
+      if (Math.abs(next - x) <= 1e-15 * (1 + Math.abs(x))) return next;
+      x = next;
+    }
+    return x;
+  }
+}
+
+function logSumExp(values) {
+  const most = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  return most + Math.log(values.reduce((sum, x) => sum + Math.exp(x - most), 0));
+}
 
 const DIAGONAL_FIRST = [0, 3, 1, 2];  // the pixels of a 2 x 2 square in the order of the new channels
 

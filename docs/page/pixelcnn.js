@@ -19,8 +19,9 @@ part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
   const say = (p) => {
     $("#pixelcnn-next").textContent = model.next < 784
       ? `Pixel ${model.next + 1} of 784: white with probability ${p.toFixed(3)}` : "The image is complete.";
-    $("i", meter).style.transform = `scaleX(${p})`;
-    meter.setAttribute("aria-valuenow", p.toFixed(2));
+    const shown = model.next < 784 ? p : 0;
+    $("i", meter).style.transform = `scaleX(${shown})`;
+    meter.setAttribute("aria-valuenow", shown.toFixed(2));
   };
   /** Give the model its next pixel: the user's while `model.next` is below `known`, then a draw. */
   function advance() {
@@ -110,7 +111,7 @@ part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
     cell.hidden = true;
     $("#pixelcnn-next").textContent = "Press “Complete the image” when you have drawn its upper part.";
   }
-  const cellOf = (event) => pointIn(pad, event).map((x) => Math.floor(28 * x - 0.5));
+  const cellOf = (event) => placeIn(pad, event).map((x) => Math.floor(28 * x - 0.5));
   pad.addEventListener("pointerdown", (event) => { pad.setPointerCapture(event.pointerId); ink(...cellOf(event)); });
   pad.addEventListener("pointermove", (event) => { if (event.buttons) ink(...cellOf(event)); });
   let pen = [13, 6];

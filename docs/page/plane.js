@@ -93,7 +93,7 @@ part("plane", ["vae2"], () => {
   }
 
   const follow = (event) => {
-    const [x, y] = pointIn(map, event);
+    const [x, y] = placeIn(map, event);
     move([reach * (2 * x - 1), reach * (1 - 2 * y)]);
   };
   map.addEventListener("pointerdown", (event) => { map.setPointerCapture(event.pointerId); follow(event); });
@@ -121,5 +121,15 @@ part("plane", ["vae2"], () => {
   });
   $("#plane-legend").append(...buttons);
 
-  local("vae2").then((model) => { decoder = model; move(z); redraw(); document.body.dataset.ready = performance.now(); });
+  /** Digits on a circle around the centre of the plane, for the top of the page. */
+  function showHero() {
+    const canvases = digitStrip($("#hero"), 12), codes = canvases.flatMap((_, i) => {
+      const angle = (2 * Math.PI * i) / canvases.length;
+      return [1.5 * Math.cos(angle), 1.5 * Math.sin(angle)];
+    });
+    const images = decoder.decode(codes);
+    canvases.forEach((canvas, i) => paint(canvas, images.subarray(784 * i, 784 * (i + 1))));
+  }
+
+  local("vae2").then((model) => { decoder = model; showHero(); move(z); redraw(); document.body.dataset.ready = performance.now(); });
 });

@@ -6,7 +6,7 @@ let model;
 self.onmessage = async ({ data: { id, load, method, args } }) => {
   try {
     if (load) model = await makeModel(load.description, load.weights);
-    self.postMessage({ id, result: load ? { size: model.size } : model[method](...args) });
+    self.postMessage({ id, result: load ? null : model[method](...args) });
   } catch (error) {
     self.postMessage({ id, error: error.message });
   }
