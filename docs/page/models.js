@@ -211,14 +211,14 @@ class Mixture {
       low = Math.min(low, solution);
       high = Math.max(high, solution);
     });
-    let x = (low + high) / 2;
-    for (let i = 0; i < 200; i++) {
+    let x = (low + high) / 2, step = high - low;
+    while (step > 1e-15 * (1 + Math.abs(x))) {  // each step halves the bracket, or is half as long as the one before
       const [value, slope] = this.transform(x), error = value - y;
       if (error < 0) low = x;
       else high = x;
       let next = x - error * Math.exp(-slope);
-      if (!(next > low && next < high)) next = (low + high) / 2;
-      if (Math.abs(next - x) <= 1e-15 * (1 + Math.abs(x))) return next;
+      if (!(next > low && next < high && Math.abs(next - x) < step / 2)) next = (low + high) / 2;
+      step = Math.abs(next - x);
       x = next;
     }
     return x;
