@@ -553,9 +553,6 @@ def test_speed(window, tmp_path):
     (tmp_path / "page.html").write_text(page.assemble(described, window.content))
     window.open(tmp_path / "page.html")
     assert float(window.run("document.body.dataset.ready")) < 2000
-    for part in ("draw", "dimensions", "gan", "flow", "pixelcnn"):
-        window.centre(f"#{part}")
-    window.wait("document.querySelectorAll('#flow-between canvas').length === 9")
     timed = """(async (repeats, action) => {
       await action();
       const start = performance.now();

@@ -193,7 +193,7 @@ def main(args):
     described = describe(loaded, binary[2].subset(2000).images.float())
     content = {"data": [binary[0].title, grey[0].title], "user": args.user, "quick": args.quick}
     content["missing"] = {
-        name: f"There are no weights of {registry.title(run)}. Train it: python {' '.join(registry.get(run).command())}"
+        name: f"There is no trained model for this part. To train it: python {' '.join(registry.get(run).command())}"
         for name, (run, *_) in MODELS.items() if name not in found
     }  # fmt: skip
     content |= {"digits": digits(grey[2]), "results": results(args.user, args.quick), "docs": "../docs/" * args.user}

@@ -91,9 +91,10 @@ const random = (n) => Math.floor(Math.random() * n);
 const percent = (p) => `${Math.round(100 * p)} %`;
 const fixed = (x, digits = 2) => x.toFixed(digits).replace("-", "−");
 
-/** Values in 0..1 as black ink on a transparent canvas of 28 x 28 pixels. */
-function paint(canvas, values) {
+/** Values in 0..1 as ink, black by default, on a transparent canvas of 28 x 28 pixels. */
+function paint(canvas, values, grey = 0) {
   const picture = new ImageData(28, 28);
+  picture.data.fill(grey);
   for (let i = 0; i < 784; i++) picture.data[4 * i + 3] = Math.round(255 * Math.min(1, Math.max(0, values[i])));
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }

@@ -175,7 +175,7 @@ const STEPS = {
 /** y = logit(F(x)) with the CDF F of a mixture of logistic distributions (Flow++). */
 class Mixture {
   constructor(n) {
-    [this.weights, this.means, this.scales] = [0, 1, 2].map(() => new Float64Array(n));
+    for (const name of ["weights", "means", "scales", "below", "above", "slope"]) this[name] = new Float64Array(n);
   }
 
   /** `at(2)`, `at(3)`, ...: logits of the weights, means, log-scales. */
@@ -192,8 +192,8 @@ class Mixture {
 
   /** y and log dy/dx. F and 1 - F are sums of positive terms, so both tails keep their digits. */
   transform(x) {
-    const n = this.weights.length, below = new Float64Array(n), above = new Float64Array(n), slope = new Float64Array(n);
-    for (let k = 0; k < n; k++) {
+    const { below, above, slope } = this;
+    for (let k = 0; k < below.length; k++) {
       const t = (x - this.means[k]) * Math.exp(-this.scales[k]);
       below[k] = this.weights[k] - softplus(-t);
       above[k] = below[k] - t;

@@ -38,34 +38,38 @@ function drawPlane(context, size, reach, only = null, faint = false) {
   context.globalAlpha = 1;
 }
 
-/** Decode a grid of points and draw the digits side by side. */
-function drawManifold(context, size, reach, decoder) {
-  const n = 21, step = size / n, codes = [], small = element("canvas", { width: 28, height: 28 });
+const MANIFOLD = 21;  // digits in a row of the decoded plane
+
+/** The digits of a grid of points on the plane, 784 numbers each. */
+function decodeManifold(decoder, reach) {
+  const n = MANIFOLD, codes = [];
   for (let row = 0; row < n; row++) for (let column = 0; column < n; column++) {
     codes.push(reach * ((2 * column + 1) / n - 1), reach * (1 - (2 * row + 1) / n));
   }
-  const images = decoder.decode(codes), dark = schemes.matches;
+  return decoder.decode(codes);
+}
+
+function drawManifold(context, size, images) {
+  const n = MANIFOLD, step = size / n, small = element("canvas", { width: 28, height: 28 });
   context.fillStyle = colour("--paper");
   context.fillRect(0, 0, size, size);
-  if (dark) context.filter = "invert(1)";
   context.imageSmoothingQuality = "high";
   for (let i = 0; i < n * n; i++) {
-    paint(small, images.subarray(784 * i, 784 * (i + 1)));
+    paint(small, images.subarray(784 * i, 784 * (i + 1)), schemes.matches ? 255 : 0);
     context.drawImage(small, (i % n) * step, Math.floor(i / n) * step, step, step);
   }
-  context.filter = "none";
 }
 
 part("plane", ["vae2"], () => {
   const map = $("#plane-map"), marker = $(".marker", map), digit = $("#plane-digit"), where = $("#plane-where");
   const reach = planeReach();
-  const first = content.plane.labels.indexOf(3);
-  let z = content.plane.codes.slice(2 * first, 2 * first + 2), only = null, decoder = null, noise = null;
+  const first = content.plane.labels.indexOf(0);
+  let z = content.plane.codes.slice(2 * first, 2 * first + 2), only = null, decoder = null, noise = null, manifold = null;
 
   const show = choice("plane-show", () => redraw());
   const pixels = choice("plane-pixels", () => { noise = null; move(z); });
   const redraw = drawing($("canvas", map), (context, size) => {
-    if (show() === "manifold" && decoder) drawManifold(context, size, reach, decoder);
+    if (show() === "manifold" && decoder) drawManifold(context, size, manifold ??= decodeManifold(decoder, reach));
     else drawPlane(context, size, reach, only);
   });
 
