@@ -619,6 +619,27 @@ def test_a_packed_matrix_is_near_and_small():
     assert float(pack(torch.zeros(2, 2))["step"]) > 0
 
 
+def test_charts_hold_the_curves_of_runs_and_races():
+    untrained_first = {
+        "epoch": [0, 1, 2],
+        "train_bpd": [9.0, 2.0, 1.5],
+        "val_bpd": [9.0, 2.1, None],
+        "seconds": [0, 1, 1],
+    }
+    found = {"nf": {"curves": untrained_first}, "markov": {}}
+    (chart,) = page.curves(found)
+    assert chart == {
+        "title": "RealNVP", "unit": "bits per dimension", "x": "epoch",
+        "lines": {"training": [[1, 2.0], [2, 1.5]], "validation": [[1, 2.1]]},
+    }  # fmt: skip
+    pair = {"ours": {"curve": [[1, -110.0], [9, -97.0]]}, "plain": {"curve": [[2, -130.0], [9, -104.0]]}}
+    race = {"summary": {"vae-z20": {"metric": "val_elbo"}}, "models": {"vae-z20": {"42": pair}}}
+    (chart,) = page.race_charts(race)
+    assert chart["lines"] == {"ours": [[1, -110.0], [9, -97.0]], "plain loop": [[2, -130.0], [9, -104.0]]}
+    assert "nats" in chart["unit"]
+    assert page.race_charts({}) == []
+
+
 def test_a_user_s_own_models_come_first(folder, tmp_path, monkeypatch):
     for module in (models, registry):
         monkeypatch.setattr(module, "ROOT", tmp_path)

@@ -179,6 +179,8 @@ def waves(pack, module, weight, bias, inputs=None):
 
 def vae(pack, model, images=None):
     """`images` [N, 784]: typical inputs of the encoder."""
+    if model.encoder.hidden.in_features != 784:
+        raise NotImplementedError("the page has only encoders that read the pixels")
     codes = 1.3 * torch.randn(4000, model.z_dim, generator=torch.Generator().manual_seed(0))  # also far from 0
     encoder, decoder = ([net.hidden, nn.GELU(), net.out] for net in (model.encoder, model.decoder))
     parts = {"decoder": layers(pack, *decoder, inputs=codes)}

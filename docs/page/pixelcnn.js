@@ -6,7 +6,7 @@ part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
   const pauseButton = $("#pixelcnn-pause"), speed = $("#pixelcnn-speed"), meter = $("#pixelcnn-meter");
   const rate = slider(speed, () => {}, (x) => (x > 2.95 ? "fastest" : String(Math.round(10 ** x))));
   let image = new Float32Array(784), chances = new Float32Array(784), surprise = new Float32Array(784);
-  let known = 0, running = false, paused = false, logLikelihood = 0;
+  let known = 0, running = false, logLikelihood = 0;
 
   const show = () => {
     paint(canvas, image);
@@ -40,34 +40,36 @@ part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
     surprise.fill(0);
     logLikelihood = 0;
     image.fill(0, known);
-    while (model.next < known) advance();
     show();
   }
 
-  let owed = 0, before = 0;
+  let owed = 0, before = 0, handle = 0;
   function frame(now) {
-    if (!running) return;
     const perSecond = speed.valueAsNumber > 2.95 ? 1e5 : 10 ** speed.valueAsNumber, started = performance.now();
     owed = Math.min(owed + (perSecond * Math.min(100, now - before)) / 1000, 784);
     before = now;
     let p = null;
-    while (owed >= 1 && model.next < 784 && performance.now() - started < 12) { p = advance(); owed -= 1; }
+    while (model.next < 784 && (owed >= 1 || model.next < known) && performance.now() - started < 12) {
+      owed -= model.next < known ? 0 : 1;  // known pixels are read as fast as possible
+      p = advance();
+    }
     if (p !== null) { show(); say(p); }
     if (model.next >= 784) stop();
-    else requestAnimationFrame(frame);
+    else handle = requestAnimationFrame(frame);
   }
   function stop() {
     running = false;
+    cancelAnimationFrame(handle);
     pauseButton.disabled = model.next >= 784;
   }
   function run() {
+    stop();
     owed = 1;
-    paused = false;
     running = true;
     pauseButton.disabled = false;
     pauseButton.textContent = "Pause";
     before = performance.now();
-    requestAnimationFrame(frame);
+    handle = requestAnimationFrame(frame);
   }
 
   /** The first pixel after the last row that has ink. */
@@ -77,16 +79,25 @@ part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
     return last < 0 ? 0 : Math.min(784, 28 * (Math.floor(last / 28) + 1));
   };
   $("#pixelcnn-new").addEventListener("click", () => { restart(0); run(); });
-  $("#pixelcnn-complete").addEventListener("click", () => { restart(model.next > known ? model.next : afterInk()); run(); });
+  $("#pixelcnn-complete").addEventListener("click", () => {
+    if (model.next === 0) restart(afterInk());
+    else if (model.next === 784) restart(known);  // another completion
+    run();
+  });
   pauseButton.addEventListener("click", () => {
-    paused = running;
-    if (paused) stop();
-    else run();
-    pauseButton.textContent = paused ? "Go on" : "Pause";
+    if (running) {
+      stop();
+      pauseButton.textContent = "Go on";
+    } else run();
   });
   $("#pixelcnn-one").addEventListener("click", () => {
     stop();
-    if (model.next < 784) { const p = advance(); show(); say(p); }
+    if (model.next === 784) return;
+    if (model.next === 0) restart(afterInk());
+    while (model.next < known) advance();
+    const p = advance();
+    show();
+    say(p);
   });
   $("#pixelcnn-clear").addEventListener("click", () => { stop(); image.fill(0); restart(0); say(0); });
   $("#pixelcnn-half").addEventListener("click", async () => {
@@ -99,7 +110,8 @@ part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
 
   /** Set a pixel and, as a pen is wider, those right of it and below. Pixels that the model has drawn are gone. */
   function ink(column, row) {
-    if (running || model.next > known) { stop(); image.fill(0, model.next > known ? known : 784); }
+    stop();
+    if (model.next > known) image.fill(0, known);
     for (const [x, y] of [[column, row], [column + 1, row], [column, row + 1], [column + 1, row + 1]]) {
       if (x >= 0 && x < 28 && y >= 0 && y < 28) image[28 * y + x] = 1;
     }

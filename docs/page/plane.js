@@ -40,13 +40,13 @@ function drawPlane(context, size, reach, only = null, faint = false) {
 
 const MANIFOLD = 21;  // digits in a row of the decoded plane
 
-/** The digits of a grid of points on the plane, 784 numbers each. */
-function decodeManifold(decoder, reach) {
+/** A grid of points on the plane, row by row. */
+function manifoldCodes(reach) {
   const n = MANIFOLD, codes = [];
   for (let row = 0; row < n; row++) for (let column = 0; column < n; column++) {
     codes.push(reach * ((2 * column + 1) / n - 1), reach * (1 - (2 * row + 1) / n));
   }
-  return decoder.decode(codes);
+  return codes;
 }
 
 function drawManifold(context, size, images) {
@@ -66,10 +66,13 @@ part("plane", ["vae2"], () => {
   const first = content.plane.labels.indexOf(0);
   let z = content.plane.codes.slice(2 * first, 2 * first + 2), only = null, decoder = null, noise = null, manifold = null;
 
-  const show = choice("plane-show", () => redraw());
+  const show = choice("plane-show", async () => {
+    if (show() === "manifold") manifold ??= await remote("vae2").call("decode", manifoldCodes(reach));
+    redraw();
+  });
   const pixels = choice("plane-pixels", () => { noise = null; move(z); });
   const redraw = drawing($("canvas", map), (context, size) => {
-    if (show() === "manifold" && decoder) drawManifold(context, size, manifold ??= decodeManifold(decoder, reach));
+    if (show() === "manifold" && manifold) drawManifold(context, size, manifold);
     else drawPlane(context, size, reach, only);
   });
 
