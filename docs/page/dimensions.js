@@ -46,7 +46,7 @@ part("dimensions", ["vae20"], (section) => whenNear(section, async () => {
         paint(canvas, decoded.subarray(784 * i, 784 * (i + 1)));
         canvas.setAttribute("aria-label", `${name}, ${percent(i / 8)}`);
       });
-      $(`#dimensions-${name}-norm`).textContent = `path; |z| at start, half-way, end: ${[0, 4, 8].map((i) => Math.hypot(...path[i]).toFixed(2)).join(", ")}`;
+      $(`#dimensions-${name}-norm`).textContent = `path, |z| ${[0, 4, 8].map((i) => Math.hypot(...path[i]).toFixed(2)).join(" → ")}`;
     }
   });
 }));

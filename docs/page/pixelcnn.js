@@ -95,7 +95,7 @@ part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
     if (model.next === 784) return;
     if (model.next === 0) restart(afterInk());
     while (model.next < known) advance();
-    const p = advance();
+    const p = model.next < 784 ? advance() : 0;
     show();
     say(p);
   });
