@@ -6,6 +6,7 @@ if there are any."""
 import base64
 import copy
 import json
+import math
 import re
 import zlib
 from types import SimpleNamespace
@@ -181,7 +182,7 @@ def convolutional():
     return nn.Sequential(
         nn.Linear(5, 3 * 49), nn.Unflatten(1, (3, 7, 7)), nn.BatchNorm2d(3), nn.LeakyReLU(0.2),
         nn.ConvTranspose2d(3, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.SiLU(), nn.ConvTranspose2d(6, 4, 3, 2, 1, 1), nn.ELU(),
-        nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(4, 8, 3, stride=2, padding=2, dilation=2, bias=False), nn.BatchNorm2d(8), nn.Tanh(),
         nn.PixelShuffle(2), nn.Upsample(scale_factor=2), nn.MaxPool2d(3, 2, 1), nn.Sigmoid(), nn.Flatten(),
     )  # fmt: skip
 
@@ -305,6 +306,10 @@ def test_far_tails_of_a_mixture_return(window):
       return Math.abs(mixture.invert(mixture.transform(x)[0]) - x) / (1 + Math.abs(x));
     })"""
     assert computed(window, script).max() < 1e-12
+    narrow = "new Mixture(1)); one.set((i) => [0, 0, 0, 0.3, -9][i]); return one.transform(0.4)"
+    logit, log_slope = computed(window, f"(() => {{ const one = ({narrow}; }})()")
+    assert float(log_slope) == pytest.approx(5)  # the smallest scale is exp(-5)
+    assert float(logit) == pytest.approx(0.1 * math.exp(5))
 
 
 def test_the_bound_is_that_of_the_script(window, networks):
