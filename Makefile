@@ -18,7 +18,7 @@ PROSE := README.md CONTRIBUTING.md Makefile docs code datasets report/answers re
 
 .DEFAULT_GOAL := all
 .PHONY: all quick beyond long test test-slow test-mutants test-oldest lint report publish bench race seeds submission help clean \
-  setup existing-environment latex
+  page setup existing-environment latex chromium
 
 ##@ Train and evaluate
 all: $(READY) ## train, analyse and compare the core runs, compile your report; resumable
@@ -26,17 +26,20 @@ all: $(READY) ## train, analyse and compare the core runs, compile your report; 
 	@$(PYTHON) code/study/train.py --group core
 	@$(PYTHON) code/study/evaluate.py
 	@$(PYTHON) report/macros.py --user
+	@$(PYTHON) code/study/page.py --user
 
 quick: $(READY) ## the same with small settings, under 4 minutes
 	@$(PYTHON) code/study/train.py --group core --quick
 	@$(PYTHON) code/study/evaluate.py --quick
 	@$(PYTHON) report/macros.py --user --quick
+	@$(PYTHON) code/study/page.py --user --quick
 
 beyond: $(READY) ## the same for the models beyond the assignment; hours, resumable
 	@$(MAKE) -s latex || true
 	@$(PYTHON) code/study/train.py --group autoregressive family plane
 	@$(PYTHON) code/study/evaluate.py
 	@$(PYTHON) report/macros.py --user
+	@$(PYTHON) code/study/page.py --user
 
 long: $(READY) ## train the longer runs; hours, resumable
 	@$(PYTHON) code/study/train.py --group long
@@ -90,6 +93,9 @@ seeds: $(READY) ## train and summarise runs with three seeds; hours, resumable
 publish: $(READY) ## publish your finished runs on real data
 	@$(PYTHON) code/study/publish.py
 
+page: $(READY) ## write docs/index.html, the published models in the browser
+	@$(PYTHON) code/study/page.py
+
 help: ## print this list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -113,6 +119,11 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 existing-environment:
 	@$(PYTHON) -c 'import torch, torchvision, numpy, scipy, matplotlib, tqdm, filelock' || \
 	  { echo "$(PYTHON) lacks packages: $(PYTHON) -m pip install -r requirements-dev.txt"; exit 1; }
+
+chromium: # for tests/test_page.py
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { $(IS_ROOT_DEBIAN) && echo "Installing chromium" && \
+	  { $(APT_UPDATE); } && $(APT_INSTALL) --no-install-recommends chromium >/dev/null 2>&1; } || \
+	  { echo "Chromium is missing, so the tests of the page are skipped"; exit 1; }
 
 latex:
 	@command -v latexmk >/dev/null || { $(IS_ROOT_DEBIAN) && echo "Installing $(TEX_PACKAGES)" && { $(APT_UPDATE); } && \

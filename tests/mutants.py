@@ -225,6 +225,34 @@ GROUPS = {
         ("flow_2d: divergence the other way round", "(log_p - log_q))", "(log_q - log_p))"),
         ("flow_2d: radius not in the density", "- torch.log(2 * math.pi * r[:, 0])", "- math.log(2 * math.pi)"),
     ],
+    ("docs/page/net.js", "test_page"): [
+        ("page: sign of high bytes", "const low = new Uint8Array(buffer, at, size), high = new Int8Array", "const low = new Uint8Array(buffer, at, size), high = new Uint8Array"),
+        ("page: tanh instead of erf in GELU", "0.5 * x * (1 + erf(x * Math.SQRT1_2))", "0.5 * x * (1 + Math.tanh(x * Math.SQRT1_2))"),
+        ("page: padding on the right only", "row * stride - padding + i * dilation", "row * stride + i * dilation"),
+        ("page: waves transposed", "product(turned, half, null, m, n, m)", "product(half, turned, null, m, n, m)"),
+        ("page: max of a window that starts at 0", ".fill(-Infinity)", ""),
+    ],
+    ("docs/page/models.js", "test_page"): [
+        ("page: log-determinant of ActNorm once per image", "log_std.data.reduce((a, b) => a + b, 0) * data.length) / c", "log_std.data.reduce((a, b) => a + b, 0)) / 1"),
+        ("page: inverse without exp(-scale)", "(data[i] - shift) * Math.exp(-scale)", "(data[i] - shift) * Math.exp(scale)"),
+        ("page: row pixels before diagonal ones", "DIAGONAL_FIRST = [0, 3, 1, 2]", "DIAGONAL_FIRST = [0, 1, 2, 3]"),
+        ("page: slope of the mixture lost", "logdet += scale + slope;", "logdet += scale;"),
+        ("page: scale of logistics unbounded", "Math.max(-5, at(2 + 2 * n + k))", "at(2 + 2 * n + k)"),
+        ("page: KL without log sigma", "(std[i] ** 2 + m ** 2 - 1) - Math.log(std[i])", "(std[i] ** 2 + m ** 2 - 1)"),
+        ("page: rows of the PixelCNN off by one", "[this.past[i][row - dilation], v]", "[this.past[i][row - 1], v]"),
+        ("page: code of the generator too short", "(i === code ? Math.sqrt(this.codes) : 0)", "(i === code ? 1 : 0)"),
+    ],
+    ("docs/page/draw.js", "test_page"): [
+        ("page: drawing not centred", "Math.round(14 - massX / mass)", "4"),
+        ("page: drawing fills the image", "bottom - top + 1) / 20;", "bottom - top + 1) / 28;"),
+    ],
+    ("docs/page/plane.js", "test_page"): [("page: plane upside down", "reach * (1 - 2 * y)", "reach * (2 * y - 1)")],
+    ("code/study/export.py", "test_page"): [
+        ("page: BatchNorm without its mean", "norm.bias - norm.running_mean * factor", "norm.bias"),
+        ("page: kernels not turned around", "weight.transpose(0, 1).flip(2, 3)", "weight.transpose(0, 1)"),
+        ("page: rounding errors stay", "weight[:, i:] -= torch.outer(", "weight[:, i:] -= 0 * torch.outer("),
+    ],
+    ("code/study/page.py", "test_page"): [("page: the user's models ignored", "path = models.find_model(run, registry.get(run).data, quick)", "models.find_model(run, registry.get(run).data, quick)")],
     ("report/macros.py", "test_report"): [("report: sign of the gap", 'final["test_log_likelihood"] - final["test_elbo"]', 'final["test_elbo"] - final["test_log_likelihood"]')],
 }  # fmt: skip
 FAULTS = [(name, file, old, new, tests.split()) for (file, tests), group in GROUPS.items() for name, old, new in group]

@@ -326,24 +326,28 @@ def stroke_width(images):
     return torch.tensor(widths, dtype=torch.float64)
 
 
-def attributes(run, title, model, x, shown):
-    """Directions in latent space that change slant and stroke width.
+def direction(codes, values):
+    """The mean code [D] of the images in the top quarter of a property, minus the mean code of the bottom quarter."""
+    order = values.argsort().to(codes.device)
+    return codes[order[-len(order) // 4 :]].mean(0) - codes[order[: len(order) // 4]].mean(0)
 
-    A direction is the mean code of the training images in the top quarter of a property, minus the mean code of the
-    bottom quarter. It is added to and subtracted from codes of validation images. The numbers are the share of images
-    whose property changes in the expected direction, and the average change."""
+
+def attributes(run, title, model, x, shown):
+    """Directions in latent space that change slant and stroke width, from the codes of training images.
+
+    A direction is added to and subtracted from codes of validation images. The numbers are the share of images whose
+    property changes in the expected direction, and the average change."""
     codes, base = model.code(x), model.code(shown)
     numbers, rows = {}, {}
     for name, measure in (("slant", slant), ("stroke width", stroke_width)):
-        order = measure(x).argsort().to(codes.device)
-        direction = codes[order[-len(order) // 4 :]].mean(0) - codes[order[: len(order) // 4]].mean(0)
+        change = direction(codes, measure(x))
         before = measure(model.decoder(base))
         for sign, word in ((1, "more"), (-1, "less")):
-            moved = sign * (measure(model.decoder(base + sign * direction)) - before)
+            moved = sign * (measure(model.decoder(base + sign * change)) - before)
             key = f"{name.replace(' ', '_')}_{word}"
             numbers |= {key: float((moved > 0).double().mean()), f"{key}_change": float(moved.mean())}
         steps = torch.linspace(-2, 2, 9, device=codes.device)[:, None]
-        rows[f"{name}: less to more"] = torch.cat([model.decoder(code + steps * direction) for code in base[:4]])
+        rows[f"{name}: less to more"] = torch.cat([model.decoder(code + steps * change) for code in base[:4]])
     figures.image_grids(run.figure("attributes.png"), rows, 9, title)
     return numbers
 

@@ -107,8 +107,8 @@ def machines(found):
     return " ".join(f"Trained on {machine}: {'; '.join(names)}." for machine, names in trained.items())
 
 
-def table(found):
-    """README's results table: our numbers come from the files in report/results."""
+def rows(found):
+    """Header and rows of the results table; `found` holds the results of runs."""
     header = ["model", "metric", "ours", "course threshold", "public solutions", "literature", "training", "parameters"]
     lines = []
     for entry in registry.RUNS:
@@ -123,7 +123,12 @@ def table(found):
             metric = MEASURES[key].format(**result["final"])
             others = REFERENCES.get((entry.name, key), ("", "", ""))
             lines.append([about[0], metric, value, *others, *about[1:]])
-    return tables.markdown(header, lines)
+    return header, lines
+
+
+def table(found):
+    """README's results table: our numbers come from the files in report/results."""
+    return tables.markdown(*rows(found))
 
 
 def speed(bench):

@@ -13,7 +13,7 @@ from common import cli
 from datasets.files import ROOT, UserError
 
 LEFT_OUT = {".git", "data", "runs", "build", "models", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
-FORMS = {".py", ".md", ".txt", ".toml", ".tex", ".bib", ".sty", ".json", ".pdf", ".png", ""}
+FORMS = {".py", ".md", ".txt", ".toml", ".tex", ".bib", ".sty", ".json", ".pdf", ".png", ".html", ".css", ".js", ""}
 
 
 def main(args):

@@ -1,0 +1,221 @@
+"""The page: one HTML file that runs the trained models in a browser, without a server and without a network.
+
+    python code/study/page.py           docs/index.html from the published weights, same as `make page`
+    python code/study/page.py --user    runs/page.html from your own runs; also --quick
+
+The sources are in docs/page/: a template, a style sheet, and one script per part. This script fills in the weights
+(export.py), 200 test digits, the codes of 1,000 test digits, and the results. Models that are missing are left out, and
+their part of the page says how to train them.
+"""
+
+import base64
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
+import a3_gan_template as gan
+import a3_nf_template as nf
+import a3_vae_template as vae
+from beyond import autoregressive
+from common import cli, models, quality
+from datasets.bmnist import bmnist
+from datasets.files import ROOT, UserError, show, write_atomically
+from datasets.mnist import mnist
+from study import export, latent, publish, registry
+
+SOURCES = ROOT / "docs" / "page"
+LIBRARY = ["net.js", "models.js"]  # for the page and for its workers
+PARTS = ["app.js", "plane.js", "draw.js", "dimensions.js", "gan.js", "flow.js", "pixelcnn.js", "results.js", "start.js"]
+# name in the page: (run, kind, load, precision of the weights). Images must stay within 2 grey levels of torch's.
+MODELS = {
+    "vae2": ("vae-z2", "vae", vae.load, 48),
+    "vae20": ("vae-z20", "vae", vae.load, 48),
+    "gan": ("gan", "gan", gan.load, 48),
+    "flow": ("nf-multiscale", "flow", nf.load, 256),
+    "pixelcnn": ("pixelcnn", "pixelcnn", autoregressive.load, 64),
+}
+CLASSIFIER_PRECISION = 48
+LARGEST = 5e6  # bytes of the published page
+CURVES = {
+    "elbo": "bound, nats", "bpd": "bits per dimension", "log_px": "log p(x), nats", "frechet_val": "Fréchet distance",
+}  # fmt: skip
+DOCUMENTS = {registry.VAE: "vae.md", registry.GAN: "gan.md", registry.FLOW: "flow.md"}  # others: beyond.md
+
+
+def find_models(user, quick):
+    """{name in the page: (run, path of its weights)}, for the models that there are."""
+    found = {}
+    for name, (run, *_) in MODELS.items():
+        path = models.PUBLISHED / f"{run}.pt"
+        if user:
+            try:
+                path = models.find_model(run, registry.get(run).data, quick)
+            except UserError:
+                continue
+        if path.exists():
+            found[name] = run, path
+    return found
+
+
+def data_of(found, kind):
+    """The name of the data of this kind: those of the user's own model, else the data of the published models."""
+    for run, path in found.values():
+        if registry.get(run).kind == kind and path.parent != models.PUBLISHED:
+            return path.parent.parent.name
+    return registry.DATA[kind][0]
+
+
+def digits(test, per_class=20):
+    """Test images 0..255, evenly spread over each class: compressed in base64, with their labels."""
+    images = test.images * (255 if test.images.max() == 1 else 1)
+    picks = []
+    for label in range(10):
+        of_class = torch.nonzero(test.labels == label).squeeze(1)
+        picks.append(of_class[torch.linspace(0, len(of_class) - 1, min(per_class, len(of_class))).long()])
+    picks = torch.cat(picks)
+    packed = base64.b64encode(zlib.compress(images[picks].numpy().tobytes(), 9)).decode()
+    return {"images": packed, "labels": test.labels[picks].tolist()}
+
+
+def rounded(tensor, digits=4):
+    return [round(value, digits) for value in tensor.flatten().tolist()]
+
+
+@torch.no_grad()
+def codes(model, test, n=1000):
+    """The codes of n test images and their digits."""
+    test = test.subset(n)
+    return {"codes": rounded(model.encoder(test.images.float())[0], 3), "labels": test.labels.tolist()}
+
+
+@torch.no_grad()
+def dimensions(model, train, test, n=5000):
+    """The average KL term of each dimension, and the directions of the attributes (see latent.attributes)."""
+    mean, std = model.encoder(test.subset(1000).images.float())
+    kl = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).mean(0)
+    x = train.subset(n).images.float()
+    measures = {"slant": latent.slant, "stroke width": latent.stroke_width}
+    code = model.encoder(x)[0]
+    directions = {name: rounded(latent.direction(code, measure(x))) for name, measure in measures.items()}
+    return {"kl": rounded(kl), "directions": directions}
+
+
+def curves(found):
+    """One chart per finished run that has curves: {title, unit, x, lines: {name: [[x, y], ...]}}."""
+    charts = []
+    for run, result in found.items():
+        known = result.get("curves", {})
+        for ending, unit in CURVES.items():
+            lines = {}
+            for key in (key for key in known if key.endswith(ending)):
+                name = "training" if key.startswith("train") else "validation"
+                points = zip(known["epoch"], known[key])
+                lines[name] = [[x, y] for x, y in points if x and y is not None]  # epoch 0 is untrained
+            if any(len(line) > 1 for line in lines.values()):
+                charts.append({"title": registry.title(run), "unit": unit, "x": "epoch", "lines": lines})
+    return charts
+
+
+def race_charts(race):
+    """Validation results against seconds of training, ours and the plain loop's; the first seed."""
+    charts, units = [], {"val_elbo": "bound, nats", "val_bpd": "bits per dimension", "frechet_val": "Fréchet distance"}
+    for run, pairs in race.get("models", {}).items():
+        pair = next(iter(pairs.values()))
+        lines = {"ours": pair["ours"]["curve"], "plain loop": pair["plain"]["curve"]}
+        title, unit = f"Race: {registry.title(run)}", units[race["summary"][run]["metric"]]
+        charts.append({"title": title, "unit": unit, "x": "seconds of training", "lines": lines})
+    return charts
+
+
+def results(user, quick):
+    """The results table, with a document for each row, and the charts."""
+    if user:
+        finished = {entry.name: registry.finished(entry, quick) for entry in registry.RUNS}
+        found = {run: pair[1] for run, pair in finished.items() if pair}
+        race = registry.read_json(ROOT / "runs" / ("quick" if quick else ".") / "race.json")
+    else:
+        found, race = publish.results(), publish.read("race")
+    header, rows = publish.rows(found)
+    rows, scripts = [[cell.strip("*") for cell in row] for row in rows], {e.title: e.script for e in registry.RUNS}
+    title, documents = "", []
+    for row in rows:
+        row[0] = title = row[0] or title  # a model's rows after its first have no title in README
+        document = DOCUMENTS.get(scripts[title], "beyond.md")
+        documents.append(document if (ROOT / "docs" / document).exists() else "../README.md")
+    columns = [i for i, _ in enumerate(header) if any(row[i] for row in rows)]
+    pick = lambda row: [row[i] for i in columns]
+    charts = curves(found) + race_charts(race)
+    return {"header": pick(header), "rows": list(map(pick, rows)), "documents": documents, "charts": charts}
+
+
+def describe(loaded, images=None):
+    """{name: (description, weights)} of models and of the classifier. `images` [N, 784]: binary images."""
+    kinds = {name: (kind, precision) for name, (_, kind, _, precision) in MODELS.items()}
+    kinds["classifier"] = "classifier", CLASSIFIER_PRECISION
+    inputs = {"vae": [images]}
+    return {
+        name: export.describe(kind, loaded[name], precision, *inputs.get(kind, []))
+        for name, (kind, precision) in kinds.items()
+        if name in loaded
+    }
+
+
+def in_script(content, **attributes):
+    """JSON or text as a script element that is not run."""
+    text = content if isinstance(content, str) else json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    words = " ".join(f'{name}="{value}"' for name, value in attributes.items())
+    return f'<script type="text/plain" {words}>{text.replace("</", "<" + chr(92) + "/")}</script>'
+
+
+def assemble(described, content):
+    """The HTML text. `described`: {name: (description, weights)}, `content`: everything else, for JSON."""
+    read = lambda name: (SOURCES / name).read_text()
+    scripts = [f"<script>{read(name)}</script>" for name in LIBRARY + PARTS]
+    worker = in_script("".join(read(name) for name in [*LIBRARY, "worker.js"]), id="worker")
+    weights = [in_script(text, id=f"weights-{name}") for name, (_, text) in described.items()]
+    content = content | {"models": {name: about for name, (about, _) in described.items()}}
+    page = read("template.html").replace("/* style */", read("style.css"))
+    return page.replace("<!-- scripts -->", "\n".join([in_script(content, id="content"), worker, *weights, *scripts]))
+
+
+def main(args):
+    found = find_models(args.user, args.quick)
+    if not found:
+        raise UserError("there are no trained models: make, or for the published page: make publish")
+    loaded = {name: MODELS[name][2](path) for name, (_, path) in found.items()}
+    names = {kind: data_of(found, kind) for kind in ("binary", "grey")}
+    binary, grey = bmnist(data=names["binary"]), mnist(data=names["grey"])
+    loaded["classifier"] = quality.load_classifier(grey[0].name, torch.device("cpu"), lambda: grey)
+    described = describe(loaded, binary[2].subset(2000).images.float())
+    content = {"data": [binary[0].title, grey[0].title], "user": args.user, "quick": args.quick}
+    content["missing"] = {
+        name: f"There is no trained model for this part. To train it: python {' '.join(registry.get(run).command())}"
+        for name, (run, *_) in MODELS.items() if name not in found
+    }  # fmt: skip
+    content |= {"digits": digits(grey[2]), "results": results(args.user, args.quick), "docs": "../docs/" * args.user}
+    if "vae2" in loaded:
+        content["plane"] = codes(loaded["vae2"], binary[2])
+    if "vae20" in loaded:
+        content["dimensions"] = dimensions(loaded["vae20"], binary[0], binary[2])
+    page = assemble(described, content).encode()
+    path = ROOT / "runs" / "page.html" if args.user else ROOT / "docs" / "index.html"
+    sizes = ", ".join(f"{name} {len(text) / 1e6:.2f}" for name, (_, text) in described.items())
+    if len(page) > LARGEST and not args.user:
+        raise UserError(f"the page would have {len(page) / 1e6:.1f} MB, more than 5 (weights in MB: {sizes})")
+    write_atomically(path, page)
+    print(f"{show(path)}: {len(page) / 1e6:.1f} MB (weights: {sizes})")
+
+
+def parse_args(words=None):
+    parser = cli.Parser(__doc__, __file__)
+    parser.add_argument("--user", action="store_true", help="write runs/page.html with your own models")
+    parser.add_argument("--quick", action="store_true", help="with --user: use quick runs")
+    return parser.parse_args(words)
+
+
+if __name__ == "__main__":
+    cli.start(main, parse_args)
