@@ -264,7 +264,8 @@ def run_tests(folder, tests, log):
     os.chdir(folder)
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    sys.path[:] = [path for path in sys.path if not path.startswith(str(ROOT))]
+    packages = str(Path(pytest.__file__).parents[1])  # often in .venv/, which is part of the checkout
+    sys.path[:] = [path for path in sys.path if path == packages or not path.startswith(str(ROOT))]
     sys.dont_write_bytecode = True
     os._exit(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"tests/{t}.py" for t in tests)]))
 
