@@ -50,8 +50,8 @@ def test_each_model_stands_below_digits_of_its_kind(published, monkeypatch):
     ((path, rows),) = pictures.items()
     assert path == published / "figures" / "gallery.png"
     grey, binary = mnist(data="mnist")[2], bmnist(data="bmnist")[2]
-    assert list(rows) == [f"real digits, {grey.title}", "GAN, 10 min", "flow, 10 min",
-                          f"real digits, {binary.title}", "VAE, 10 min", "PixelCNN, 10 min"]  # fmt: skip
+    assert list(rows) == [f"real: {grey.title}", "GAN, 10 min", "flow, 10 min",
+                          f"real: {binary.title}", "VAE, 10 min", "PixelCNN, 10 min"]  # fmt: skip
     rows = [images.reshape(gallery.SHOWN, 784) for images in rows.values()]
     assert torch.equal(rows[0] * 255, grey.subset(gallery.SHOWN).images.float())
     assert torch.equal(rows[3], binary.subset(gallery.SHOWN).images.float())

@@ -39,8 +39,8 @@ SAMPLERS = {
 
 
 def rows(best, test, white):
-    """{label: images in 0..1}: digits of the test split, where `white` is the largest value, then each model's samples."""
-    shown = {f"real digits, {test.title}": test.subset(SHOWN).images / white}
+    """{label: images in 0..1}: test digits, whose largest value is `white`, then samples of each model."""
+    shown = {f"real: {test.title}": test.subset(SHOWN).images / white}
     for name, run in best.items():
         path = models.PUBLISHED / f"{run}.pt"
         if not path.exists():
@@ -55,7 +55,7 @@ def rows(best, test, white):
 def main(args):
     shown = rows(BEST["grey"], mnist(data="mnist")[2], 255) | rows(BEST["binary"], bmnist(data="bmnist")[2], 1)
     path = publish.REPORT / "figures" / "gallery.png"
-    figures.image_rows(path, shown, "test digits, and random samples")
+    figures.image_rows(path, shown, "real test digits; random samples, not selected")
     print(f"Files:  {show(path)}")
 
 
