@@ -180,6 +180,15 @@ def speed(bench):
     )
 
 
+def scaling(found):
+    """The speed of two processes relative to two threads."""
+    rows = [[registry.title(run), *(f"{result[side]['images_per_second']:,.0f}" for side in ("one", "two")),
+             f"{result['ratio']:.2f} ± {result['ratio_spread'] / 2:.2f}"]
+            for run, result in found["models"].items()]  # fmt: skip
+    header = ["model", "images per second, one process", "two processes", "ratio"]
+    return f"{tables.markdown(header, rows)}\n\nMeasured on {found['processor']}, torch {found['torch'].split('+')[0]}."
+
+
 def spread(seeds):
     """Mean and spread of validation results over seeds."""
     rows = []
@@ -247,6 +256,7 @@ PAGES = {
         "race": lambda: published("race", lambda found: tables.markdown(*tables.race(found["summary"]))),
         "speed": lambda: published("bench", speed),
     },
+    "docs/cluster.md": {"scaling": lambda: published("scaling", scaling)},
     **{
         f"docs/{page}.md": {"results": functools.partial(ablation, model)}
         for page, model in (("gan", "gan"), ("flow", "nf"))
