@@ -136,8 +136,8 @@ def headlines(found, seeds):
         time = training(result, tables.duration(result["seconds"]))
         lines.append([registry.title(run), metric, ours, others, time])
     table = tables.markdown(["model", "metric", "ours", "best public solution or literature", "training"], lines)
-    core = sum(found[entry.name]["seconds"] for entry in registry.select(group="core") if entry.name in found)
-    return f"{table}\n\nThe runs of `make` trained for {tables.duration(core)} in all."
+    core = [found[entry.name]["seconds"] for entry in registry.select(group="core") if entry.name in found]
+    return f"{table}\n\nThe {len(core)} runs that `make` trains took {tables.duration(sum(core))} in all."
 
 
 def rows(found):
