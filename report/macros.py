@@ -12,6 +12,7 @@ of several seeds also define \\val{seeds}{nf/val_bpd/pm}, their mean and standar
 import json
 import math
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -42,6 +43,7 @@ FORMULAS = {
     "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
     "vae_weight_decay": "0.02",  # a constant in a3_vae_template.py
     "classifier_epochs": quality.EPOCHS,
+    "grid_points": 20**2,  # of GridEncoder
 }  # fmt: skip
 
 
@@ -144,19 +146,31 @@ def variants_table(variants):
     return tables.latex(header, [[row[0].removeprefix("VAE, "), *row[1:]] for row in rows])
 
 
+def codes_table(models):
+    _, rows = tables.codes(models)
+    rows = [[row[0].removeprefix("VAE, "), *row[1:]] for row in rows]
+    return wrapped(tables.latex(["code", "D", "linear", "5-NN"], rows), 1.3)
+
+
+def wrapped(table, inches):
+    """The LaTeX table with a first column of this width, in which long entries take several lines."""
+    column = rf">{{\\raggedright\\arraybackslash\\hangindent=1em}}p{{{inches}in}}"
+    return re.sub(r"(\\begin{tabular}{(?:@{})?)l", rf"\1{column}", table)
+
+
 def ablation_table(ablations):
-    """One table with a block for each model: change, number of seeds, mean and standard deviation."""
-    lines = [r"\begin{tabular}{@{}lrr@{}}", r"\toprule"]
+    """One table with a block for each model: change, mean and standard deviation."""
+    lines = [r"\begin{tabular}{@{}lr@{}}", r"\toprule"]
     for found in ablations:
         unit, rows = tables.UNITS[found["metric"]], found["rows"]
         name = registry.title({"vae": "vae-z20"}.get(found["model"], found["model"])).split(",")[0]
-        lines.append(rf"{name}, {unit} & seeds & after {found['seconds']:.0f} s \\ \midrule")
+        lines.append(rf"\emph{{{name}}}: {unit} & {found['seconds']:.0f} s \\ \midrule")
         for row in rows:
             values, key = row["value"], found["metric"]
             shown = plus_minus(values, key) if len(values) > 1 else tables.number(values[0], 3 if "bpd" in key else 2)
-            lines.append(rf"{text(row['change'])} & {len(values)} & {shown} \\")
+            lines.append(rf"{text(row['change'])} & {shown} \\")
         lines.append(r"\midrule" if found is not ablations[-1] else r"\bottomrule")
-    return "\n".join([*lines, r"\end{tabular}"])
+    return wrapped("\n".join([*lines, r"\end{tabular}"]), 1.85)
 
 
 def write_tables(folder, others, variants):
@@ -166,7 +180,7 @@ def write_tables(folder, others, variants):
     contents = {
         "quality": quality_table(comparison) if comparison else "",
         "variants": variants_table(variants) if variants else "",
-        "codes": tables.latex(*tables.codes(codes["models"])) if codes else "",
+        "codes": codes_table(codes["models"]) if codes else "",
         "ablation": ablation_table(ablations) if ablations else "",
     }
     for name, content in contents.items():

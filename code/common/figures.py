@@ -206,13 +206,13 @@ def picture(path, images, columns):
 
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
     """Points in the plane, coloured by class 0..9. The number of a class stands at the median of its points."""
-    figure, axes = plt.subplots(figsize=(2.7, 2.7), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.5, 1.6), layout="constrained")
     points, labels = np.asarray(points), np.asarray(labels)
     shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another
-    axes.scatter(*points[shown].T, s=1, c=plt.cm.tab10(labels[shown]), linewidths=0, rasterized=True)
+    axes.scatter(*points[shown].T, s=0.3, c=plt.cm.tab10(labels[shown]), linewidths=0, rasterized=True)
     for digit in np.unique(labels):
-        outline = [patheffects.withStroke(linewidth=2.5, foreground="white")]
-        style = {"color": plt.cm.tab10(digit), "fontsize": 12, "fontweight": "bold", "path_effects": outline}
+        outline = [patheffects.withStroke(linewidth=2, foreground="white")]
+        style = {"color": plt.cm.tab10(digit), "fontsize": 8, "path_effects": outline, "clip_on": True}
         axes.text(*np.median(points[labels == digit], 0), str(digit), ha="center", va="center", **style)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal")
     if limit:
@@ -294,7 +294,10 @@ def generator_losses(path, norms, odds, title=""):
     axes[2].plot(steps, odds, "--", color="0.15", linewidth=1, label="(1 - D(G(z))) / D(G(z))")
     axes[0].set(xlabel="logit a of D(G(z))", ylabel="nats", title="loss of G")
     axes[1].set(xlabel="step", yscale="log", title="norm of G's gradient")
-    axes[2].set(xlabel="step", yscale="log", title="ratio of the norms")
+    axes[1].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes[1].yaxis.set_major_formatter("{x:g}")
+    axes[1].yaxis.set_minor_formatter("{x:g}")
+    axes[2].set(xlabel="step", ylim=(0, None), title="ratio of the norms")
     figure.legend(loc="outside lower center", ncols=4, fontsize=7)
     figure.suptitle(title, fontsize=9)
     finish(figure, path)

@@ -43,7 +43,7 @@ from study.train import SEEDS, name_of
 
 LABELLED = {"bmnist": "mnist-binarised"}  # data without labels: another binarisation of the same digits, with labels
 ENDS, STEPS = (3, 8), 11  # interpolation: first and last digit, number of images
-SHOWN = 14  # samples per row
+SHOWN = 18  # samples per row
 BITS_PER_NAT = 1 / (784 * math.log(2))  # nats per image -> bits per pixel
 
 
