@@ -25,7 +25,13 @@ from datasets.files import ROOT, Trouble
 from study import publish, registry, tables
 
 RESULTS = ROOT / "report" / "results"
-WHOLE = {"seconds", "seconds_to_1_85", "seconds_to_target", "training_seconds"}  # shown without decimals
+WHOLE = {
+    "seconds",
+    "seconds_to_1_85",
+    "seconds_to_target",
+    "training_seconds",
+    "samples_per_second",
+}  # shown without decimals
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 

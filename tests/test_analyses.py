@@ -107,6 +107,7 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
     before = torch.random.get_rng_state()  # nothing that comes after an analysis depends on it
     made["gan"] = analyses.gan_gradients(run, "t", split, steps=30)
     made["family-plain"] = latent.family(run, "t", plain, split, split, split)
+    made |= {"family-beta0": made["family-plain"], "family-grid": made["vae-z2"]}
     assert torch.equal(before, torch.random.get_rng_state())
     assert analyses.gan_gradients(run, "t", split, steps=30) == made["gan"]
     quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-analyses\}\{(\w+)\}", text)

@@ -11,7 +11,7 @@ from matplotlib import patheffects
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
-from PIL import Image
+from PIL import Image, ImageOps
 
 # the colours of Okabe and Ito, which colour-blind readers can distinguish
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -41,7 +41,10 @@ def finish_grey(figure, path, dpi):
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi)
     plt.close(figure)
-    levels = Image.open(drawn).convert("L").point(lambda grey: (grey + 8) // 17)  # 0..15
+    grey = Image.open(drawn).convert("L")
+    # an even width: pdftex leaves the half byte at the end of an odd row undefined, and the report's bytes would change
+    grey = ImageOps.expand(grey, (0, 0, grey.width % 2, 0), 255)
+    levels = grey.point(lambda level: (level + 8) // 17)  # 0..15
     small = Image.frombytes("P", levels.size, levels.tobytes())
     small.putpalette([17 * level for level in range(16) for _ in "rgb"])
     small.save(path, optimize=True, bits=4)
