@@ -164,32 +164,33 @@ def wrapped(table, inches):
     return re.sub(r"(\\begin{tabular}{(?:@{})?)l", rf"\1{column}", table)
 
 
-def ablation_table(ablations, inches):
+def ablation_table(others, models, inches):
     """One table with a block for each model: change, mean and standard deviation."""
-    lines = [r"\begin{tabular}{@{}lr@{}}", r"\toprule"]
-    for found in ablations:
-        unit, rows = tables.UNITS[found["metric"]], found["rows"]
-        name = {"vae": "VAE", "gan": "GAN", "nf": "Flows"}[found["model"]]
-        lines.append(rf"\emph{{{name}}}: {unit} & {found['seconds']:.0f} s \\ \midrule")
-        for row in rows:
-            values, key = row["value"], found["metric"]
+    blocks = []
+    for model in models:
+        if not (found := others.get(f"{model}-ablation")):
+            blocks.append(rf"\lacks{{{model}-ablation: the table}} & \\")
+            continue
+        name, key = {"vae": "VAE", "gan": "GAN", "nf": "Flows"}[model], found["metric"]
+        lines = [rf"\emph{{{name}}}: {tables.UNITS[key]} & {found['seconds']:.0f} s \\ \midrule"]
+        for row in found["rows"]:
+            values = row["value"]
             shown = plus_minus(values, key) if len(values) > 1 else tables.number(values[0], 3 if "bpd" in key else 2)
             lines.append(rf"{text(row['change'])} & {shown} \\")
-        lines.append(r"\midrule" if found is not ablations[-1] else r"\bottomrule")
-    return wrapped("\n".join([*lines, r"\end{tabular}"]), inches)
+        blocks.append("\n".join(lines))
+    body = "\n\\midrule\n".join(blocks)
+    return wrapped("\\begin{tabular}{@{}lr@{}}\n\\toprule\n" + body + "\n\\bottomrule\n\\end{tabular}", inches)
 
 
 def write_tables(folder, others, variants):
-    """Write the tables that the report includes; empty files if there are no results."""
+    """Write the tables that the report includes. A missing one is listed like a missing number."""
     comparison, codes = others.get("comparison"), others.get("codes")
-    ablations = [others[name] for name in ("vae-ablation", "gan-ablation") if name in others]
-    flows = [others["nf-ablation"]] if "nf-ablation" in others else []
     contents = {
-        "quality": quality_table(comparison) if comparison else "",
-        "variants": variants_table(variants) if variants else "",
-        "codes": codes_table(codes["models"]) if codes else "",
-        "ablation": ablation_table(ablations, 1.85) if ablations else "",
-        "ablation-flows": ablation_table(flows, 1.55) if flows else "",
+        "quality": quality_table(comparison) if comparison else r"\lacks{comparison: the table}",
+        "variants": variants_table(variants) if variants else r"\lacks{family: the table}",
+        "codes": codes_table(codes["models"]) if codes else r"\lacks{codes: the table}",
+        "ablation": ablation_table(others, ("vae", "gan"), 1.85),
+        "ablation-flows": ablation_table(others, ("nf",), 1.55),
     }
     for name, content in contents.items():
         (folder / f"table-{name}.tex").write_text(content + "\n")
