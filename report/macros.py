@@ -153,9 +153,7 @@ def variants_table(variants):
 
 
 def codes_table(models):
-    _, rows = tables.codes(models)
-    rows = [[row[0].removeprefix("VAE, "), *row[1:]] for row in rows]
-    return wrapped(tables.latex(["code", "D", "linear", "5-NN"], rows), 1.3)
+    return wrapped(tables.latex(["code", "D", "linear", "5-NN"], tables.codes(models)[1]), 1.3)
 
 
 def wrapped(table, inches):
