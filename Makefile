@@ -53,8 +53,8 @@ race: $(READY) ## train ours and plain loops for the same seconds, compare; an h
 report: $(READY) ## compile report/report.pdf from the published results, without training
 	@$(MAKE) -s latex
 	@$(PYTHON) report/macros.py
-	@cd report && TEXINPUTS=build: latexmk -pdf -interaction=nonstopmode -halt-on-error -quiet -outdir=build report.tex \
-	  >build/make.log 2>&1 || { grep -A 3 '^!' build/report.log; exit 1; }
+	@cd report && max_print_line=1000 TEXINPUTS=build: latexmk -pdf -interaction=nonstopmode -halt-on-error -quiet -outdir=build report.tex \
+	  >build/make.log 2>&1 || { grep '^Missing, ' build/report.log | sort -u; grep -A 3 '^!' build/report.log; exit 1; }
 	@cp report/build/report.pdf report/report.pdf && echo "report/report.pdf"
 
 submission: $(READY) ## make the ZIP to hand in: make submission NAME=lastname

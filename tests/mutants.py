@@ -187,7 +187,11 @@ GROUPS = {
     ("code/study/seeds.py", "test_study"): [("seeds: other seeds taken", 'results["seed"] != seed or results["quick"]', 'results["quick"]')],
     ("code/study/evaluate.py", "test_evaluate"): [
         ("evaluate: training images as reference", "test.subset(n).images / white", "train.subset(n).images / white"),
-        ("evaluate: other samples than the run's", 'results["epochs"] + 1)', 'results["epochs"])'),
+        ("evaluate: other samples than the run's", '(results["seed"], results["epochs"] + 1)', '(results["seed"], results["epochs"])'),
+    ],
+    ("code/study/analyses.py", "test_analyses"): [
+        ("analyses: losses of G exchanged", "for loss in (saturating, other)]", "for loss in (other, saturating)]"),
+        ("analyses: odds of D upside down", "(1 - scores[-1]) / scores[-1]", "scores[-1] / (1 - scores[-1])"),
     ],
     ("code/study/tables.py", "test_publish"): [
         ("tables: columns exchanged", '["frechet", "precision", "recall",', '["frechet", "recall", "precision",'),
@@ -270,7 +274,11 @@ GROUPS = {
         ("page: rounding errors stay", "weight[:, i:] -= torch.outer(", "weight[:, i:] -= 0 * torch.outer("),
     ],
     ("code/study/page.py", "test_page"): [("page: the user's models ignored", "path = models.find_model(run, registry.get(run).data, quick)", "models.find_model(run, registry.get(run).data, quick)")],
-    ("report/macros.py", "test_report"): [("report: sign of the gap", 'final["test_log_likelihood"] - final["test_elbo"]', 'final["test_elbo"] - final["test_log_likelihood"]')],
+    ("report/macros.py", "test_report"): [
+        ("report: sign of the gap", 'final["test_log_likelihood"] - final["test_elbo"]', 'final["test_elbo"] - final["test_log_likelihood"]'),
+        ("report: deviation of a population", "statistics.stdev(values)", "statistics.pstdev(values)"),
+        ("report: share in as many dimensions", "per_dimension**20", "per_dimension**2"),
+    ],
 }  # fmt: skip
 FAULTS = [(name, file, old, new, tests.split()) for (file, tests), group in GROUPS.items() for name, old, new in group]
 

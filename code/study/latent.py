@@ -23,7 +23,7 @@ def vae(run, title, model, train, val, test):
     figures.image_grids(run.figure("reconstructions.png"), shown, 6, title)
     numbers = estimates_of_log_px(run, title, model, val)
     if model.z_dim == 2:
-        codes, caption = model.encoder(test.images.float())[0].cpu(), f"{title}:\nmeans of q(z|x), test images"
+        codes, caption = model.encoder(test.images.float())[0].cpu(), "means of q(z|x)"
         figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
         numbers |= posteriors(run, title, model, val)
     return numbers

@@ -102,7 +102,8 @@ def note(comparison):
     if any("draws" in entry["quality"] for entry in entries):
         lines.append(
             "Draws are binary samples: they are compared with binary images, in the features of a classifier of "
-            "binarised digits. Means of a VAE estimate grey values: they are compared with grey images."
+            "binarised digits; for models of grey images, a pixel's grey value is its probability. Means of a VAE "
+            "estimate grey values: they are compared with grey images."
         )
     lines.append(
         "Likelihoods are those of test images. Bits per dimension: with one and with eight dequantisation samples. "
