@@ -34,9 +34,9 @@ SOFTPLUS_INVERSE_OF_1 = math.log(math.e - 1)
 class Encoder(nn.Module):
     """The encoder q(z|x): maps images to the mean and std of a diagonal Gaussian (Equation 13)."""
 
-    def __init__(self, hidden_dim=500, z_dim=20, n_inputs=784):
+    def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
-        self.hidden = nn.Linear(n_inputs, hidden_dim)
+        self.hidden = nn.Linear(784, hidden_dim)
         self.out = nn.Linear(hidden_dim, 2 * z_dim)
 
     def forward(self, input):
@@ -65,30 +65,6 @@ class Decoder(nn.Module):
         return torch.sigmoid(self.logits(input))
 
 
-class GridEncoder(Encoder):
-    """An encoder for two latent dimensions that reads p(x|z) on a grid of latent vectors instead of the pixels of x.
-
-    The grid's points have equal shares of the prior's mass, so p(x|z_k) / sum_j p(x|z_j) is the posterior on the grid.
-    Its mean is the encoder's first guess. There is little left to learn, because the decoder contains nearly all that
-    the encoder needs to know about an image."""
-
-    def __init__(self, decoder, hidden_dim=500, side=20):
-        super().__init__(hidden_dim, 2, side**2)
-        self.logits_of = decoder.logits  # a method, so the decoder's weights are not registered here as well
-        self.register_buffer("grid", manifold_grid(side), persistent=False)
-        self.side = side
-        nn.init.constant_(self.out.bias[2:], -3.0)  # std 0.08 at first, near that of trained posteriors
-
-    def forward(self, input):
-        with torch.no_grad(), torch.autocast(input.device.type, enabled=False):  # the decoder learns through z alone
-            logits = self.logits_of(self.grid)  # [side^2, 784]
-            log_px_z = input @ logits.T - softplus(logits).sum(1)  # [..., side^2]
-            # The posterior is often narrower than the grid's spacing. The fourth root spreads it over several points.
-            posterior = torch.softmax(log_px_z / 4, -1)
-        correction, std = super().forward(self.side * posterior)
-        return posterior @ self.grid + correction, std
-
-
 def softplus(x):
     """log(1 + exp(x)). Torch's own function uses log1p, which takes several times as long on a CPU."""
     return x.clamp_min(0) + torch.log(1 + torch.exp(-x.abs()))
@@ -100,14 +76,12 @@ def kl_from_prior(mean, std):
 
 
 class VAE(nn.Module):
-    def __init__(self, hidden_dim=500, z_dim=20, encoder="pixels"):
+    def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
         self.z_dim = z_dim
         self.beta = 1.0  # weight of the KL term in the training loss; 1 gives the ELBO, the beta-VAE changes it
         self.encoder = Encoder(hidden_dim, z_dim)
         self.decoder = Decoder(hidden_dim, z_dim)
-        if encoder == "grid":
-            self.encoder = GridEncoder(self.decoder, hidden_dim)
 
     def terms(self, input):
         """The two terms of the ELBO in nats, each [B]: log p(x|z) for one z from q(z|x), and KL(q(z|x) || p(z))."""
@@ -284,7 +258,7 @@ def main(args):
     train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
 
     torch.manual_seed(args.seed)
-    sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim, "encoder": args.encoder}
+    sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim}
     model = VAE(**sizes).to(run.device)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.02, fused=True)
     schedule = one_cycle(optimizer, args.lr, args.epochs * len(train))
@@ -335,16 +309,12 @@ def parse_args(words=None):
     add("--epochs", type=number(int, 1), default=40, help="number of epochs")
     add("--zdim", type=number(int, 1, 1000), default=20, help="number of latent dimensions")
     add("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
-    text = "what the encoder reads: the pixels, or p(x|z) on a grid of z (needs --zdim 2)"
-    add("--encoder", choices=["pixels", "grid"], default="pixels", help=text)
     add("--batch_size", type=number(int, 1), default=256, help="images per step")
     add("--lr", type=number(float, above=0), default=8e-3, help="peak learning rate")
     add("--eval_samples", type=number(int, 1), default=100, help="importance samples per test image, for log p(x)")
     models.sample_options(parser, number)
     cli.run_options(parser, BINARY)
     args = parser.parse_args(words)
-    if args.encoder == "grid" and args.zdim != 2:
-        parser.error("--encoder grid needs --zdim 2: in more dimensions, a grid would have too many points")
     if args.quick:
         args.epochs, args.eval_samples = min(args.epochs, 4), min(args.eval_samples, 50)
     return args

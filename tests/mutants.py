@@ -28,8 +28,6 @@ ENOUGH = 0.95
 # (file, test files that should notice): [(name, old text, new text)]
 GROUPS = {
     ("code/a3_vae_template.py", "test_vae"): [
-        ("vae: grid encoder without the normalisation of p(x|z)", "input @ logits.T - softplus(logits).sum(1)", "input @ logits.T"),
-        ("vae: decoder learns through the grid", "with torch.no_grad(), torch.autocast(input", "with torch.enable_grad(), torch.autocast(input"),
         ("vae: sign of log sigma in the KL", "- 1 - 2 * std.log()).sum(1)", "- 1 + 2 * std.log()).sum(1)"),
         ("vae: wrong sign of the KL's training gradient", "kl = path + (kl - path).", "kl = -path + (kl + path)."),
         ("vae: path gradient lost", "= mean.detach(), std.detach()", "= mean, std"),
@@ -215,6 +213,8 @@ GROUPS = {
         ("autoregressive: validation images as test images", 'run.progress(test, "test")', 'run.progress(val, "test")'),
     ],
     ("code/beyond/vae_family.py", "test_vae_family"): [
+        ("family: grid encoder without the normalisation of p(x|z)", "input @ logits.T - vae.softplus(logits).sum(1)", "input @ logits.T"),
+        ("family: decoder learns through the grid", "with torch.no_grad(), torch.autocast(input", "with torch.enable_grad(), torch.autocast(input"),
         ("family: path gradient behind a flow lost", "along(z, start, log_q - ldj) if self.training else", ""),
         ("family: free bits clamped from above", "each.mean(0).clamp_min(self.free_bits)", "each.mean(0).clamp_max(self.free_bits)"),
         ("family: importance weights count once", "z.register_hook(lambda gradient: weights.unsqueeze(-1) * gradient)", "pass"),

@@ -65,7 +65,7 @@ def test_models_are_compared_and_missing_ones_named(tmp_path, monkeypatch, capsy
     split = SimpleNamespace(
         images=x, labels=labels, name="glyphs-binary", subset=lambda n: SimpleNamespace(images=x[:n])
     )
-    made = {"family-autoencoder": Family(8, 3, autoencoder=True), "vae-z2": VAE(8, 2, "grid")}
+    made = {"family-autoencoder": Family(8, 3, autoencoder=True), "vae-z2": VAE(8, 2)}
     monkeypatch.setattr(codes, "bmnist", lambda *_, **__: (split, split, split))
     monkeypatch.setattr(codes, "ROOT", tmp_path)
 

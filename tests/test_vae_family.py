@@ -1,5 +1,6 @@
 """Relatives of the VAE: the plain one is the VAE, flows know their determinants, bounds are ordered, free bits free."""
 
+import copy
 import itertools
 import json
 import math
@@ -325,6 +326,35 @@ def test_a_variant_trains_draws_and_is_analysed(checkout):
     assert "slant_more" in json.loads((folder / "analyses.json").read_text())
 
 
+def test_the_grid_encoder_reads_the_posterior_on_the_grid():
+    torch.manual_seed(0)
+    model = family.Family(16, 2, encoder="grid").eval()
+    torch.nn.init.normal_(model.decoder.out.weight, std=0.05)
+    x = (torch.rand(5, 784) < 0.3).float()
+    p = model.decoder(vae.manifold_grid(20))  # [400, 784]
+    fourth_root = ((x @ p.log().T + (1 - x) @ (1 - p).log().T) / 4).double().exp()
+    expected = fourth_root / fourth_root.sum(1, keepdim=True)
+    assert expected.max() > 5 / 400  # not flat
+    read = []
+    model.encoder.hidden.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    mean, std = model.encoder(x)
+    torch.testing.assert_close(read[0], 20 * expected.float(), rtol=1e-2, atol=1e-4)
+    torch.nn.init.zeros_(model.encoder.out.weight)
+    torch.nn.init.zeros_(model.encoder.out.bias)
+    guess, std = model.encoder(x)
+    torch.testing.assert_close(guess, expected.float() @ vae.manifold_grid(20), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(std, torch.ones(5, 2), rtol=0, atol=1e-4)
+    # the decoder's weights learn through z alone, are saved once, and a copy reads its own decoder
+    weights = list(model.decoder.parameters())
+    assert torch.autograd.grad((mean + std).sum(), weights, allow_unused=True) == (None,) * 4
+    assert sum(name.startswith(("encoder.", "decoder.")) for name in model.state_dict()) == 8
+    other = copy.deepcopy(model)
+    torch.nn.init.normal_(other.decoder.out.weight, std=0.05)
+    assert not torch.equal(other.encoder(x)[0], guess)
+    assert torch.equal(model.encoder(x)[0], guess)
+    assert model.encoder(torch.zeros(3, 2, 784))[0].shape == (3, 2, 2)
+
+
 def test_an_autoencoder_has_neither_noise_nor_a_kl_term():
     model, x = member(autoencoder=True), images()
     for training in (False, True):
@@ -397,7 +427,7 @@ def test_residual_networks_in_bfloat16_change_the_bound_little(monkeypatch):
 
 WRONG = (
     "--decoder gaussian --data bmnist|--data mnist|--samples 5 --beta 2|--warmup 40|--posterior sylvester --zdim 200|"
-    "--free_bits 1 --prior coupling|--zdim 1|--autoencoder --beta 4|--autoencoder --prior coupling"
+    "--free_bits 1 --prior coupling|--zdim 1|--encoder grid|--encoder grid --zdim 2 --net conv|--autoencoder --beta 4|--autoencoder --prior coupling"
 )
 
 

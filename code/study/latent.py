@@ -22,11 +22,14 @@ def vae(run, title, model, train, val, test):
     shown = {"validation images": x, "reconstructions (means)": model.decoder(model.encoder(x)[0])}
     figures.image_grids(run.figure("reconstructions.png"), shown, 6, title)
     numbers = estimates_of_log_px(run, title, model, val)
-    if model.z_dim == 2:
-        codes, caption = model.encoder(test.images.float())[0].cpu(), f"{title}:\nmeans of q(z|x), test images"
-        figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
-        numbers |= posteriors(run, title, model, val)
-    return numbers
+    return numbers | two_dimensions(run, title, model, val, test) if model.z_dim == 2 else numbers
+
+
+def two_dimensions(run, title, model, val, test):
+    """D = 2: the codes of test images, coloured by digit, and what `posteriors` measures on validation images."""
+    codes, caption = model.encoder(test.images.float())[0].cpu(), f"{title}:\nmeans of q(z|x), test images"
+    figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
+    return posteriors(run, title, model, val)
 
 
 def log_px_given_z(model, x, z):
@@ -197,6 +200,8 @@ def family(run, title, model, train, val, test):
             numbers |= attributes(run, title, model, train.images[:10_000].float(), x[:500])
         else:
             numbers |= fed_back(model, x[:100], z[:100])
+        if model.standard and model.z_dim == 2:
+            numbers |= two_dimensions(run, title, model, val, test)
     return numbers
 
 
