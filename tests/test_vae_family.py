@@ -427,7 +427,8 @@ def test_residual_networks_in_bfloat16_change_the_bound_little(monkeypatch):
 
 WRONG = (
     "--decoder gaussian --data bmnist|--data mnist|--samples 5 --beta 2|--warmup 40|--posterior sylvester --zdim 200|"
-    "--free_bits 1 --prior coupling|--zdim 1|--encoder grid|--encoder grid --zdim 2 --net conv|--autoencoder --beta 4|--autoencoder --prior coupling"
+    "--free_bits 1 --prior coupling|--zdim 1|--encoder grid|--encoder grid --zdim 2 --net conv|--autoencoder --beta 4|"
+    "--autoencoder --prior coupling"
 )
 
 
