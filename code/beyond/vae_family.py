@@ -5,7 +5,7 @@
     python code/beyond/vae_family.py --warmup 10             KL warm-up over ten epochs
     python code/beyond/vae_family.py --free_bits 0.5         0.5 nats of KL per latent dimension are not penalised
     python code/beyond/vae_family.py --samples 5             importance-weighted bound (IWAE)
-    python code/beyond/vae_family.py --posterior sylvester   flow posterior; also planar, householder, iaf, coupling
+    python code/beyond/vae_family.py --posterior sylvester   flow posterior; also planar, householder, iaf
     python code/beyond/vae_family.py --prior coupling        a learned flow as prior
     python code/beyond/vae_family.py --decoder pixelcnn      an autoregressive decoder, which could ignore z
     python code/beyond/vae_family.py --decoder gaussian      8-bit MNIST, variance 1/2; also learned-gaussian
@@ -55,7 +55,7 @@ GAUSSIAN = ("gaussian", "learned-gaussian")
 PARTS = {  # option value: words for titles
     "gaussian": "Gaussian decoder, variance 1/2", "learned-gaussian": "Gaussian decoder, learned variance",
     "pixelcnn": "PixelCNN decoder", "planar": "planar posterior", "householder": "Householder posterior",
-    "sylvester": "Sylvester posterior", "iaf": "autoregressive posterior", "coupling": "coupling posterior",
+    "sylvester": "Sylvester posterior", "iaf": "autoregressive posterior",
 }  # fmt: skip
 
 
@@ -153,30 +153,9 @@ class InverseAutoregressive(nn.Module):
         return z, ldj
 
 
-def alternating_masks(z_dim, steps):
-    """One mask per coupling: the even dimensions, then the odd ones, and so on."""
-    return [((torch.arange(z_dim) + 1 + i) % 2).float() for i in range(steps)]
-
-
-class Couplings(nn.Module):
-    """The couplings of a3_nf_template.py. The context enters as additional elements that no coupling changes."""
-
-    def __init__(self, z_dim, steps, n_hidden=200):
-        super().__init__()
-        masks = [torch.cat([mask, torch.ones(CONTEXT)]) for mask in alternating_masks(z_dim, steps)]
-        self.layers = nn.ModuleList(Coupling(z_dim + CONTEXT, mask, n_hidden) for mask in masks)
-
-    def forward(self, z, ldj, context):
-        shape, ldj = z.shape, ldj.flatten()
-        z = torch.cat([z, context.expand(*shape[:-1], CONTEXT)], -1).flatten(0, -2)
-        for layer in self.layers:
-            z, ldj = layer(z, ldj)
-        return z[:, : shape[-1]].view(shape), ldj.view(shape[:-1])
-
-
 POSTERIORS = {
     "diagonal": None, "planar": Planar, "householder": Householder, "sylvester": Sylvester,
-    "iaf": InverseAutoregressive, "coupling": Couplings,
+    "iaf": InverseAutoregressive,
 }  # fmt: skip
 
 
@@ -185,7 +164,8 @@ class FlowPrior(nn.Module):
 
     def __init__(self, z_dim, steps=6, n_hidden=200):
         super().__init__()
-        self.layers = nn.ModuleList(Coupling(z_dim, mask, n_hidden) for mask in alternating_masks(z_dim, steps))
+        masks = [((torch.arange(z_dim) + 1 + i) % 2).float() for i in range(steps)]  # even dimensions, odd ones, ...
+        self.layers = nn.ModuleList(Coupling(z_dim, mask, n_hidden) for mask in masks)
 
     def log_prob(self, z):
         """[..., D] -> [...], nats."""
