@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("code", ".")]
 from common import cli
 from datasets.files import ROOT, Trouble
-from study import publish, registry, tables
+from study import ablation, publish, registry, tables
 
 RESULTS = ROOT / "report" / "results"
 WHOLE = {"seconds", "seconds_to_1_85", "seconds_to_target", "training_seconds", "norm_ratio"}  # shown without decimals
@@ -37,6 +37,7 @@ FORMULAS = {
     "coin_flips": -784 * math.log(2), "log_2": math.log(2), "two_log_2": 2 * math.log(2), "minus_log_4": -math.log(4),
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
     "region_2": 0.1**2, "bits_of_levels": 8,
+    "grid_points": 400,  # of the grid encoder, beyond/vae_family.py
     "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
     "vae_weight_decay": "0.02",  # a constant in a3_vae_template.py
 }  # fmt: skip
@@ -105,9 +106,15 @@ def macros(files):
     return lines
 
 
-def write_tables(folder, comparison, seeds, variants, codes):
-    """Write the tables that the report includes; empty files if there are no results."""
+def write_tables(folder, variants, others):
+    """Write the tables that the report includes; empty files if there are no results.
+
+    `variants`: results of variants of the VAE. `others`: contents of the files that are not results of one run."""
+    comparison, seeds, codes = (others.get(name, {}) for name in ("comparison", "seeds", "codes"))
     contents = {"quality": "", "likelihood": "", "families": "", "note": "", "variants": "", "codes": ""}
+    for model in ablation.ROWS:
+        found = others.get(f"{model}-ablation")
+        contents[f"ablation-{model}"] = tables.latex(*tables.ablation(found)) if found else ""
     if codes:
         contents["codes"] = tables.latex(*tables.codes(codes["models"]))
     if variants:
@@ -185,7 +192,7 @@ def main(args):
     # latexmk recompiles when this file changes: this line makes it recompile when the layout file appears
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
-    write_tables(build, others.get("comparison", {}), others.get("seeds", {}), variants, others.get("codes"))
+    write_tables(build, variants, others)
     if args.user:
         compile_own(build)
 

@@ -101,6 +101,8 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
             "vae-z2": latent.estimates_of_log_px(run, "t", VAE(20, 2).eval(), split)
             | latent.posteriors(run, "t", VAE(20, 2).eval(), split, n_images=10),
         }
+        grid = Family(20, 2, encoder="grid").eval()
+        made["family-grid"] = latent.posteriors(run, "t", grid, split, n_images=10)
         pixels = Family(20, 3, decoder="pixelcnn").eval()
         made["family-pixelcnn"] = latent.fed_back(pixels, split.images[:2].float(), torch.randn(2, 3))
         plain = Family(20, 3).eval()

@@ -185,7 +185,8 @@ Values of validation images after {found["seconds"]:.0f} s of training on {how}.
 
 # the pages with generated text between the two marker lines
 PAGES = {"README.md": generated} | {
-    f"docs/{page}.md": functools.partial(ablation, model) for page, model in (("gan", "gan"), ("flow", "nf"))
+    f"docs/{page}.md": functools.partial(ablation, model)
+    for page, model in (("vae", "vae"), ("gan", "gan"), ("flow", "nf"))
 }
 
 
