@@ -10,6 +10,7 @@ from scipy import ndimage, stats
 from a3_gan_template import spherical, straight
 from a3_nf_template import log_prior
 from a3_vae_template import softplus
+from beyond.vae_family import log_likelihood
 from common import figures
 
 plt = figures.plt
@@ -203,6 +204,15 @@ def family(run, title, model, train, val, test):
         if model.standard and model.z_dim == 2:
             numbers |= two_dimensions(run, title, model, val, test)
     return numbers
+
+
+def precise_log_px(model, test, n_images=1000, n_draws=5000):
+    """The average bound and log p(x) of evenly spread test images, with many samples of q(z|x) per image."""
+    torch.manual_seed(0)
+    images = test.subset(n_images)
+    bound, estimate = log_likelihood(model, images, n_draws)
+    n_images = len(images.images)
+    return {"test_images": n_images, "test_draws": n_draws, "test_elbo": bound, "test_log_likelihood": estimate}
 
 
 def autoencoder(run, title, model, train, x):
