@@ -39,7 +39,7 @@ FORMULAS = {
     "region_2": 0.1**2, "bits_of_levels": 8,
     "grid_points": 400,  # of the grid encoder, beyond/vae_family.py
     "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
-    "vae_weight_decay": "0.02",  # a constant in a3_vae_template.py
+    "vae_encoder_decay": "0.3", "vae_decoder_decay": "0.02",  # constants in a3_vae_template.py
 }  # fmt: skip
 
 

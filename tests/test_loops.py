@@ -29,7 +29,7 @@ def test_all_changes_together_are_the_training_of_the_script():
     mine = trained(tuple(loops.VAE_CHANGES))
     torch.manual_seed(0)
     data, model, args = images(), vae.VAE(), vae.parse_args([])
-    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.02, fused=True)
+    optimizer = vae.make_optimizer(model, args.lr)
     schedule = one_cycle(optimizer, args.lr, 2 * len(data))
     for epoch in range(2):
         torch.manual_seed(epoch)

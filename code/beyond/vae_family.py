@@ -1,6 +1,6 @@
 """Variants of the VAE on MNIST: other objectives, decoders, posteriors and priors, alone or combined.
 
-    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py, with identical numbers
+    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py
     python code/beyond/vae_family.py --beta 4                beta-VAE; --beta 0: reconstruction only
     python code/beyond/vae_family.py --warmup 10             KL warm-up over ten epochs
     python code/beyond/vae_family.py --free_bits 0.5         0.5 nats of KL per latent dimension are not penalised

@@ -111,7 +111,7 @@ VAE_CHANGES = {
     "init": "wider initial weights of the decoder",
     "path": "path gradient of the KL term",
     "cycle": "one-cycle schedule up to a learning rate of 0.008 instead of 0.001, batches of 256 instead of 128",
-    "decay": "weight decay of 0.02",
+    "decay": "weight decay, 0.3 for the encoder and 0.02 for the decoder",
     "shift": "training images shifted by up to one pixel, fewer and fewer of them",
 }
 
@@ -127,7 +127,10 @@ def changed_vae(images, epochs, changes=(), z_dim=20):
         for layer in (model.decoder.hidden, model.decoder.out):
             layer.reset_parameters()
     lr = 8e-3 if "cycle" in changes else 1e-3
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.02 if "decay" in changes else 0.0, fused=True)
+    if "decay" in changes:
+        optimizer = vae.make_optimizer(model, lr)
+    else:
+        optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0, fused=True)
     schedule = one_cycle(optimizer, lr, epochs * len(images)) if "cycle" in changes else None
     finished = 0
 

@@ -87,7 +87,7 @@ RUNS = [
           "--likelihood logistic-mixture", short="--epochs 1", results=("test_bpd",), compared=True),
     beyond("plain", "plain", seeds="val_elbo"),
     Entry("family-autoencoder", "Autoencoder", FAMILY, "binary", "family", 100, "--autoencoder", published=False),
-    beyond("grid", "grid encoder, D = 2", "--encoder grid --zdim 2 --batch_size 256 --lr 0.004", 150, seeds="val_elbo",
+    beyond("grid", "grid encoder, D = 2", "--encoder grid --zdim 2 --batch_size 256 --lr 0.003", 150, seeds="val_elbo",
            published=False),
     beyond("beta4", "KL weight 4", "--beta 4"),
     beyond("beta0", "KL weight 0", "--beta 0"),
