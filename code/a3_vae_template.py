@@ -6,11 +6,11 @@
 
 Measured on 2 cores of an AMD EPYC with bfloat16 instructions, torch 2.15, static binary MNIST: 52 s of training,
 validation ELBO -96.52 nats per image; test ELBO -95.78, test log p(x) -91.23 (with --eval-samples 5000). With --zdim 2:
-63 s, validation ELBO -151.66. These published runs used `--batch_size 128 --lr 0.006`; today's defaults take less time.
-The test split is evaluated once, after training.
+63 s, validation ELBO -151.66. These published runs used `--epochs 40 --batch_size 128 --lr 0.006` and a weight decay of
+0.02 for both networks. The test split is evaluated once, after training.
 
-Data augmentation: training images are shifted by up to one pixel, and the share of shifted images falls to 0 during
-training. The training ELBO is therefore below the validation ELBO in the first epochs.
+Data augmentation: training images are shifted by up to one pixel, and the share of shifted images falls from 1 to
+0.3 during training. The training ELBO is therefore below the validation ELBO for most of the training.
 """
 
 import math
@@ -280,7 +280,7 @@ def main(args):
             model.eval()
             train_elbo, val_elbo = epoch_iter(model, train.subset(5000), None), epoch_iter(model, val, None)
         else:
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # 0 in the last epochs
+            train.share = max(0.3, 1 - (epoch - 1) / (0.9 * args.epochs))
             train_elbo, val_elbo = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         kl, active = diagnose(model, val)
         run.record(
@@ -313,7 +313,7 @@ def main(args):
 def parse_args(words=None):
     number, parser = cli.number, cli.Parser(__doc__, __file__)
     add = parser.add_argument_group("model and training").add_argument
-    add("--epochs", type=number(int, 1), default=40, help="number of epochs")
+    add("--epochs", type=number(int, 1), default=50, help="number of epochs")
     add("--zdim", type=number(int, 1, 1000), default=20, help="number of latent dimensions")
     add("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
     add("--batch_size", type=number(int, 1), default=256, help="images per step")

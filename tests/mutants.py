@@ -49,7 +49,7 @@ GROUPS = {
          'if train_elbo >= max(run.column("train_elbo"))'),
         ("vae: last epoch judged", "    model.load_state_dict(best)\n", ""),
         ("vae: validation images as test images", 'run.progress(test, "test")', 'run.progress(val, "test")'),
-        ("vae: share of shifted images stays", "train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))", "pass"),
+        ("vae: share of shifted images stays", "train.share = max(0.3, 1 - (epoch - 1) / (0.9 * args.epochs))", "pass"),
         ("vae: epochs not seeded", "        run.seed(epoch)\n", ""),
         ("vae: test not seeded", "    run.seed(args.epochs + 1)\n", ""),
     ],
