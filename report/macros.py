@@ -47,7 +47,7 @@ FORMULAS = {
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
     "bits_of_levels": 8,
     "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
-    "vae_weight_decay": "0.02",  # a constant in a3_vae_template.py
+    "vae_encoder_decay": "0.3", "vae_decoder_decay": "0.02",  # constants in a3_vae_template.py
     "classifier_epochs": quality.EPOCHS,
     "grid_points": 20**2,  # of GridEncoder
 }  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 from a3_vae_template import VAE
 from beyond.vae_family import Family
 from conftest import ROOT
+from datasets.loading import Batches
 from study import analyses, latent
 
 
@@ -101,6 +102,8 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
             "vae-z2": latent.estimates_of_log_px(run, "t", VAE(20, 2).eval(), split)
             | latent.posteriors(run, "t", VAE(20, 2).eval(), split, n_images=10),
         }
+        grid = Family(20, 2, encoder="grid").eval()
+        made["family-grid"] = latent.posteriors(run, "t", grid, split, n_images=10)
         pixels = Family(20, 3, decoder="pixelcnn").eval()
         made["family-pixelcnn"] = latent.fed_back(pixels, split.images[:2].float(), torch.randn(2, 3))
         plain = Family(20, 3).eval()
@@ -148,6 +151,21 @@ def test_bits_of_a_flow_get_better_with_samples_and_their_error_is_over_images()
     for n in ("8", "64"):
         assert found["test_bits"][n]["bpd"] == pytest.approx(sum(averages) / 3)
         assert found["test_bits"][n]["stderr"] == pytest.approx(statistics.stdev(averages) / 3**0.5)
+
+
+def test_more_samples_of_a_variant_come_to_its_log_px():
+    """A decoder that ignores z, so that log p(x) is known; images spread over a sorted split."""
+    model = Family(10, 3).eval()
+    torch.nn.init.zeros_(model.decoder.out.weight)
+    torch.nn.init.constant_(model.decoder.out.bias, -2.0)
+    x = (torch.arange(784) < torch.arange(0, 400, 10)[:, None]).to(torch.uint8)
+    split = Batches(x, None, "glyphs-binary", "", 16, with_labels=False)
+    found = latent.precise_log_px(model, split, 3, 3000)
+    log_1, log_0 = -math.log1p(math.exp(2.0)), -math.log1p(math.exp(-2.0))
+    exact = sum(n * log_1 + (784 - n) * log_0 for n in (0, 190, 390)) / 3
+    assert found["test_log_likelihood"] == pytest.approx(exact, abs=0.03)
+    assert found["test_elbo"] < found["test_log_likelihood"]
+    assert (found["test_images"], found["test_draws"]) == (3, 3000)
 
 
 @pytest.fixture(scope="module")

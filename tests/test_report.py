@@ -69,8 +69,10 @@ def test_numbers_become_macros(tmp_path):
     )
     assert macros.FORMULAS["kl_same"] == macros.kl(0, 1)
     assert macros.FORMULAS["mixture"] == beyond.autoregressive.MIXTURE
-    constant = f"weight_decay={macros.FORMULAS['vae_weight_decay']}, "
-    assert constant in (ROOT / "code" / "a3_vae_template.py").read_text()  # no results file holds it
+    vae = (ROOT / "code" / "a3_vae_template.py").read_text()  # no results file holds the weight decay
+    for part in ("encoder", "decoder"):
+        decay = macros.FORMULAS[f"vae_{part}_decay"]
+        assert f'{{"params": model.{part}.parameters(), "weight_decay": {decay}}}' in vae
 
 
 def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
@@ -192,8 +194,24 @@ def test_functions_that_the_report_names_exist():
         assert (name or name_) in defined_in(ROOT / "code" / f"{module or module_}.py")
 
 
+def shown(text):
+    """The text without the arguments of \\when whose number is not published yet."""
+    lines = "\n".join(macros.macros(sorted(macros.RESULTS.glob("*.json"))))
+    defined = set(re.findall(r"val/([^\\]+)\\endcsname", lines))
+    for found in reversed([*re.finditer(r"\\when\{([^}#]+)\}\{([^}#]+)\}\{", text)]):  # inner ones first
+        if "/".join(found.groups()) not in defined:
+            depth, end = 1, found.end()
+            for brace in re.finditer(r"(?<!\\)[{}]", text[found.end() :]):
+                depth += 1 if brace.group() == "{" else -1
+                if depth == 0:
+                    end += brace.end()
+                    break
+            text = text[: found.start()] + text[end:]
+    return text
+
+
 def test_figures_and_citations_exist():
-    for run, figure in re.findall(r"\\run(?:\[[^]]*\])?\{([\w-]+)\}\{([\w.-]+)\}", answers()):
+    for run, figure in re.findall(r"\\run(?:\[[^]]*\])?\{([\w-]+)\}\{([\w.-]+)\}", shown(answers())):
         if (ROOT / "report" / "figures" / run).exists():
             assert (ROOT / "report" / "figures" / run / figure).exists(), (run, figure)
     entries = re.findall(r"^@\w+\{(\w+),", (ROOT / "report" / "references.bib").read_text(), re.M)

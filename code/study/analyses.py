@@ -2,7 +2,8 @@
 
     python code/study/analyses.py vae-z2            the run of this name; on MNIST if there are several
     python code/study/analyses.py vae-z2 --quick    the quick run of this name
-    python code/study/analyses.py nf --bits         a flow, with test results of up to 64 dequantisation samples
+    python code/study/analyses.py nf --bits         more precise test results: of a flow with up to 64 dequantisation
+                                                    samples, of a variant of the VAE with 5,000 samples of q(z|x)
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training
 images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels. Figures are saved in the run's
@@ -186,7 +187,7 @@ ANALYSES = {
 def analyse(folder, data_root=None, bits=False):
     """Make the figures and analyses.json of a finished run, if there is an analysis for its script.
 
-    `bits`: for a flow, also the test results with up to 64 dequantisation samples, which take minutes."""
+    `bits`: for a flow or a variant of the VAE, also test results with more samples, which take minutes."""
     run = Finished(folder)
     if run.results["script"] not in ANALYSES:
         return print(f"{folder.name}: no analysis exists for {run.results['script']}")
@@ -202,9 +203,10 @@ def analyse(folder, data_root=None, bits=False):
     train, val, test = (split.to(run.device) for split in (train, val, test))
     numbers = make(run, title, model, train, val, test)
     if bits:
-        if run.results["script"] != registry.FLOW:
-            raise UserError("--bits is for flows only")
-        numbers |= flow_bits(model, test)
+        more = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
+        if not more:
+            raise UserError("--bits is for flows and variants of the VAE only")
+        numbers |= more(model, test)
     about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
     registry.write_json(folder / "analyses.json", {**about, **numbers})
     print(f"{folder.name}: analysed, see {show(folder)}/")
@@ -230,7 +232,7 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("run", metavar="RUN", help="name of a finished run")
     parser.add_argument("--quick", action="store_true", help="the quick run of this name")
-    text = "flows: also test results with 1, 8 and 64 dequantisation samples; takes minutes"
+    text = "flows and variants of the VAE: also test results with up to 64 or 5,000 samples; takes minutes"
     parser.add_argument("--bits", action="store_true", help=text)
     parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     return parser.parse_args(words)

@@ -259,7 +259,7 @@ PAGES = {
     "docs/cluster.md": {"scaling": lambda: published("scaling", scaling)},
     **{
         f"docs/{page}.md": {"results": functools.partial(ablation, model)}
-        for page, model in (("gan", "gan"), ("flow", "nf"))
+        for page, model in (("vae", "vae"), ("gan", "gan"), ("flow", "nf"))
     },
 }
 
