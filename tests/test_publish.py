@@ -194,7 +194,7 @@ def test_results_figures_and_weights_are_replaced_together(place, capsys):
     publish_all()
     published = report / "results" / "gan-analyses.json"
     assert macros.macros([published, folder / "analyses.json"]) == 2 * [
-        r"\expandafter\def\csname val/gan-analyses/norm_ratio\endcsname{135}"
+        r"\expandafter\def\csname val/gan-analyses/norm_ratio\endcsname{134.60}"
     ]
     (folder / "analyses.json").unlink()
     publish_all()
