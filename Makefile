@@ -55,7 +55,7 @@ report: $(READY) ## compile report/report.pdf from the published results, withou
 	@$(PYTHON) report/macros.py
 	@cd report && max_print_line=1000 TEXINPUTS=build: latexmk -pdf -interaction=nonstopmode -halt-on-error -quiet -outdir=build report.tex \
 	  >build/make.log 2>&1 || { grep '^Missing, ' build/report.log | sort -u; grep -A 3 '^!' build/report.log; exit 1; }
-	@cp report/build/report.pdf report/report.pdf && echo "report/report.pdf"
+	@grep '^Left out, ' report/build/report.log | sort -u; cp report/build/report.pdf report/report.pdf && echo "report/report.pdf"
 
 submission: $(READY) ## make the ZIP to hand in: make submission NAME=lastname
 	@$(PYTHON) code/study/submission.py "$(NAME)" $(if $(FORCE),--force)
