@@ -152,6 +152,12 @@ class Net(nn.Module):
         return self.last(F.relu(h)).to(x.dtype).contiguous()
 
 
+def hidden_weights(module):
+    """The weights of the convolutions between hidden layers, in all networks of a module."""
+    blocks = [part.blocks for part in module.modules() if isinstance(part, Net)]
+    return [weight for each in blocks for weight in each.parameters() if weight.ndim == 4]
+
+
 class Coupling(nn.Module):
     """Coupling layer: keeps the first half of the channels, which determines the transformation of the second half.
 
