@@ -1,7 +1,7 @@
 """RealNVP flow on MNIST (Dinh et al. 2017, arXiv:1605.08803) with affine coupling layers and a checkerboard mask.
 
     python code/a3_nf_template.py                     train for 40 epochs (--epochs 10 for a short run)
-    python code/a3_nf_template.py --arch multiscale   the paper's architecture (nets/multiscale.py), 7 epochs
+    python code/a3_nf_template.py --arch multiscale   the paper's architecture (nets/multiscale.py), 5 epochs
     python code/a3_nf_template.py --sample 64         a grid of samples from the trained flow, no training
     python code/a3_nf_template.py --quick             a small run in half a minute
 
@@ -39,7 +39,7 @@ DEFAULTS = {
         "alpha": 2e-3,
     },
     "multiscale": {
-        "epochs": 7, "flows": 6, "hidden": 48, "batch_size": 64, "lr": 4e-3, "weight_decay": 0.0, "shift": 0,
+        "epochs": 5, "flows": 6, "hidden": 48, "batch_size": 32, "lr": 4e-3, "weight_decay": 0.0, "shift": 0,
         "mix": "conv1x1", "dequantize": "variational", "components": 4, "muon": 0.02,
         "alpha": 1e-5,
     },
