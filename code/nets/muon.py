@@ -24,7 +24,9 @@ def orthogonalized(matrices, steps=5):
 
 
 class Muon(torch.optim.AdamW):
-    """`hidden`: the parameters for Muon, with their own learning rate. Each is read as a matrix [outputs, inputs]."""
+    """`hidden`: the parameters for Muon, with their own learning rate. Each is read as a matrix [outputs, inputs].
+
+    They have no weight decay."""
 
     def __init__(self, parameters, lr, hidden, hidden_lr, **options):
         hidden = list(hidden)
