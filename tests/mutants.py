@@ -274,7 +274,7 @@ def run_tests(folder, tests, log):
     os.chdir(folder)
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    sys.path[:] = [path for path in sys.path if not path.startswith(str(ROOT))]
+    sys.path[:] = [path for path in sys.path if not path.startswith(str(ROOT)) or "site-packages" in path]  # .venv
     sys.dont_write_bytecode = True
     os._exit(pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", *(f"tests/{t}.py" for t in tests)]))
 
