@@ -217,8 +217,8 @@ def snapshot(model, z):
 
 
 def stages(epochs):
-    """The epochs after which samples are drawn: 0, 1/4, 1/2, 3/4 and all of the training."""
-    return sorted({epochs * quarter // 4 for quarter in range(5)})
+    """The epochs after which samples are drawn: none, one, half and all of the training."""
+    return sorted({0, 1, epochs // 2, epochs})
 
 
 def save_figures(run, title, grids, manifolds, uniforms):
@@ -269,7 +269,7 @@ def main(args):
     model = VAE(**sizes).to(run.device)
     optimizer = make_optimizer(model, args.lr)
     schedule = one_cycle(optimizer, args.lr, args.epochs * len(train))
-    codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # the same noise for the samples of every epoch
+    codes, uniforms = torch.randn(24, args.zdim), torch.rand(24, 784)  # the same noise for the samples of every epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
     grids, manifolds, best = state.get("grids", {}), state.get("manifolds", {}), state.get("best")

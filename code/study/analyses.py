@@ -22,7 +22,7 @@ import a3_nf_template as flow_script
 import a3_vae_template as vae_script
 from beyond import vae_family
 from common import cli, figures, models, quality
-from common.devices import autocast, choose_device
+from common.devices import choose_device
 from common.run import git_commit, read_results
 from datasets.bmnist import BINARY, bmnist
 from datasets.files import ROOT, UserError, show
@@ -55,46 +55,41 @@ def save_neighbours(run, title, samples, train):
     figures.image_grids(run.figure("neighbours.png"), rows, 10)
 
 
-def gan_gradients(run, title, train, ahead=50, steps=100):
-    """Question 2.4: both losses of the template's G, against a D that has trained longer than G.
+def gan_gradients(run, title, train, steps=300):
+    """Question 2.4: the gradients of both losses of G in the first steps of training with Equation 15.
 
-    Only D trains in the first `ahead` steps; then both train. This is done once with each loss of G."""
-    if run.quick:
-        ahead, steps = ahead // 5, steps // 5
-    losses = {"log(1 - D(G(z)))": lambda logits: -F.softplus(logits).mean(), "-log D(G(z))": gan_script.generator_loss}
-    norms, scores = {name: [] for name in losses}, {name: [] for name in losses}
-    for name, loss_of_G in losses.items():
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(0)
-            generator, discriminator = gan_script.Generator().to(run.device), gan_script.Discriminator().to(run.device)
-            adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999), fused=True)
-            optimizer_G, optimizer_D = adam(generator), adam(discriminator)
-            for step in range(ahead + steps):
-                chosen = torch.randint(len(train.images), (128,)).to(train.images.device)
-                real = train.images[chosen].float().to(run.device) / 127.5 - 1
-                with autocast(run.device):
-                    fake = generator(generator.noise(128).to(run.device))
-                    logits = discriminator.logits(torch.cat([real, fake.detach()]))
-                optimizer_D.zero_grad()
-                gan_script.discriminator_loss(logits[:128], logits[128:]).backward()
-                optimizer_D.step()
-                discriminator.requires_grad_(False)  # saves computing gradients of D's weights in G's step
-                with autocast(run.device):
-                    logits = discriminator.logits(fake)
-                optimizer_G.zero_grad()
-                loss_of_G(logits).backward()
-                discriminator.requires_grad_(True)
-                squares = [weights.grad.detach().pow(2).sum() for weights in generator.parameters()]
-                norms[name].append(float(torch.stack(squares).sum().sqrt()))
-                scores[name].append(float(torch.sigmoid(logits.detach()).mean()))
-                if step >= ahead:
-                    optimizer_G.step()
-    figures.generator_losses(run.figure("gradients.pdf"), norms, scores, ahead, title)
-    (saturating, other), (scores_saturating, scores_other) = norms.values(), scores.values()
+    The networks, Adam's settings and the batch size are the template's. D and G take one step each in turn. In every
+    step both gradients are computed at the same weights and noise; G then follows the saturating one."""
+    norms, scores, odds = {"log(1 - D(G(z)))": [], "-log D(G(z))": []}, [], []
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(0)
+        generator, discriminator = gan_script.Generator().to(run.device), gan_script.Discriminator().to(run.device)
+        adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999), fused=True)
+        optimizer_G, optimizer_D, weights = adam(generator), adam(discriminator), list(generator.parameters())
+        for _ in range(steps // 10 if run.quick else steps):
+            chosen = torch.randint(len(train.images), (64,)).to(train.images.device)
+            real = train.images[chosen].float().to(run.device) / 127.5 - 1
+            fake = generator(generator.noise(64).to(run.device))
+            logits = discriminator.logits(torch.cat([real, fake.detach()]))
+            optimizer_D.zero_grad()
+            gan_script.discriminator_loss(logits[:64], logits[64:]).backward()
+            optimizer_D.step()
+            logits = discriminator.logits(fake)
+            saturating, other = -F.softplus(logits).mean(), gan_script.generator_loss(logits)
+            gradients = [torch.autograd.grad(loss, weights, retain_graph=True) for loss in (saturating, other)]
+            for norm, gradient in zip(norms.values(), gradients):
+                norm.append(float(torch.stack([part.square().sum() for part in gradient]).sum().sqrt()))
+            scores.append(float(torch.sigmoid(logits.detach()).mean()))
+            odds.append((1 - scores[-1]) / scores[-1])
+            for weight, gradient in zip(weights, gradients[0]):
+                weight.grad = gradient
+            optimizer_G.step()
+    figures.generator_losses(run.figure("gradients.pdf"), norms, odds, title)
+    lowest, (saturating, other) = scores.index(min(scores)), norms.values()
     return {
-        "ahead": ahead, "steps": steps, "score_ahead": scores_other[ahead], "norm_saturating": saturating[ahead],
-        "norm_other": other[ahead], "norm_ratio": other[ahead] / saturating[ahead],
-        "last_score_saturating": scores_saturating[-1], "last_score_other": scores_other[-1],
+        "steps": len(scores), "first_score": scores[0], "lowest_score": scores[lowest], "lowest_step": lowest + 1,
+        "norm_saturating": saturating[lowest], "norm_other": other[lowest],
+        "norm_ratio": other[lowest] / saturating[lowest], "odds": odds[lowest],
     }  # fmt: skip
 
 
@@ -117,11 +112,11 @@ def flow(run, title, model, train, val, test):
     """Samples at three temperatures beside real digits, the training images nearest to ten of them, the masks of the
     couplings, and samples with one level's noise redrawn."""
     numbers = torch.Generator().manual_seed(0)
-    z = torch.randn(64, *model.flow.z_shape, generator=numbers).to(run.device)
+    z = torch.randn(36, *model.flow.z_shape, generator=numbers).to(run.device)
     grids = {f"temperature {t}": model.decode(t * z).cpu() / 255 for t in (0.7, 0.85, 1.0)}
     save_neighbours(run, title, grids["temperature 1.0"][:10], train)
-    grids["validation images"] = val.subset(64).images.cpu() / 255
-    figures.image_grids(run.figure("temperatures.png"), grids, 8, f"{title}: the same z, scaled")
+    grids["validation images"] = val.subset(36).images.cpu() / 255
+    figures.image_grids(run.figure("temperatures.png"), grids, 6, f"{title}: the same z, scaled")
     if not hasattr(model.flow, "parts"):
         masks = [torch.zeros(784).index_fill(0, layer.kept.cpu(), 1.0) for layer in list(model.flow.layers)[:2]]
         caption = "pixels that the first two couplings keep (white)"

@@ -28,7 +28,7 @@ def vae(run, title, model, train, val, test):
 
 def two_dimensions(run, title, model, val, test):
     """D = 2: the codes of test images, coloured by digit, and what `posteriors` measures on validation images."""
-    codes, caption = model.encoder(test.images.float())[0].cpu(), f"{title}:\nmeans of q(z|x), test images"
+    codes, caption = model.encoder(test.images.float())[0].cpu(), "means of q(z|x)"
     figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
     return posteriors(run, title, model, val)
 
