@@ -134,6 +134,18 @@ def take(before, position, like):
     return found
 
 
+def dense(conv, x):
+    """A convolution as a linear layer: x [..., taps * channels] holds the inputs of one output each."""
+    return F.linear(x, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
+
+
+def taps(rows, shifts):
+    """For each pixel of a row its neighbours, `shifts` to the right, in all rows [B, 28, C] -> [B, 28, taps * C]."""
+    width = max(shifts)
+    padded = [F.pad(row, (0, 0, width, width)) for row in rows]
+    return torch.cat([row[:, width + shift : width + shift + SIDE] for row in padded for shift in shifts], 2)
+
+
 def gate(a, dim):
     """Gated activation: tanh of one half times sigmoid of the other.
 
@@ -179,30 +191,27 @@ class PixelCNN(nn.Module):
     def at(self, x, d, cache):
         """v is computed once per row; each pixel then costs two taps per layer."""
         row, column = divmod(d, SIDE)
-        image = x.view(-1, 1, SIDE, SIDE)
         if column == 0:
-            self.next_row(image, row, cache)
-        left = F.pad(image[:, :, row : row + 1, :column], (self.LEFT, 0))[:, :, :, -self.LEFT :]
-        h = self.first_h(left) + cache["first"][:, :, :, column : column + 1]  # [B, C, 1, 1]
+            self.next_row(x, row, cache)
+        left = F.pad(x[:, row * SIDE : d], (self.LEFT, 0))[:, -self.LEFT :]
+        h = dense(self.first_h, left) + cache["first"][:, column]  # [B, C]
         for dilation, conv_h, mix, link, before in zip(self.dilations, self.h, self.mix, cache["link"], cache["h"]):
             before.append(h)
             earlier = take(before, column - dilation, h)
-            a = F.conv2d(torch.cat([earlier, h], 3), conv_h.weight, conv_h.bias) + link[:, :, :, column : column + 1]
-            h = h + mix(gate(a, 1))
-        return self.out(h)[:, :, 0, 0]
+            h = h + dense(mix, gate(dense(conv_h, torch.cat([earlier, h], 1)) + link[:, column], 1))
+        return dense(self.out[3], F.relu(dense(self.out[1], F.relu(h))))
 
-    def next_row(self, image, row, cache):
-        """Cache what h needs of v in this row."""
-        above = F.pad(image[:, :, :row], (self.AROUND, self.AROUND, self.ABOVE, 0))[:, :, -self.ABOVE :]
-        v = self.first_v(above)  # [B, C, 1, 28]
-        cache["first"], cache["link"], cache["h"] = self.first_link(v), [], [[] for _ in self.dilations]
+    def next_row(self, x, row, cache):
+        """Cache what h needs of v in this row. v is [B, 28, C]."""
+        above = F.pad(x.view(-1, SIDE, SIDE)[:, :row], (0, 0, self.ABOVE, 0))[:, -self.ABOVE :]
+        v = dense(self.first_v, taps(above.unsqueeze(3).unbind(1), range(-self.AROUND, self.AROUND + 1)))
+        cache["first"], cache["link"], cache["h"] = dense(self.first_link, v), [], [[] for _ in self.dilations]
         past = cache.setdefault("v", [[] for _ in self.dilations])
         for dilation, conv_v, link, before in zip(self.dilations, self.v, self.link, past):
             before.append(v)
             earlier = take(before, row - dilation, v)
-            rows = F.pad(torch.cat([earlier, v], 2), (dilation, dilation))
-            above = gate(F.conv2d(rows, conv_v.weight, conv_v.bias, dilation=(1, dilation)), 1)
-            cache["link"].append(link(above))
+            above = gate(dense(conv_v, taps([earlier, v], (-dilation, 0, dilation))), 2)
+            cache["link"].append(dense(link, above))
             v = v + above
 
 

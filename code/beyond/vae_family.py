@@ -217,9 +217,9 @@ class PixelDecoder(PixelCNN):
         v, h = super().start(image)
         return v, h + self.given
 
-    def next_row(self, image, row, cache):
-        super().next_row(image, row, cache)
-        cache["first"] = cache["first"] + self.given[:, :, row : row + 1]
+    def next_row(self, x, row, cache):
+        super().next_row(x, row, cache)
+        cache["first"] = cache["first"] + self.given[:, :, row].mT
 
 
 def along(z, start, log_q):
