@@ -37,7 +37,6 @@ FORMULAS = {
     "coin_flips": -784 * math.log(2), "log_2": math.log(2), "two_log_2": 2 * math.log(2), "minus_log_4": -math.log(4),
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
     "region_2": 0.1**2, "bits_of_levels": 8,
-    "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
     "vae_weight_decay": "0.02",  # a constant in a3_vae_template.py
 }  # fmt: skip
 
@@ -105,9 +104,12 @@ def macros(files):
     return lines
 
 
-def write_tables(folder, comparison, seeds, variants, codes):
+def write_tables(folder, comparison, seeds, autoregressive, variants, codes):
     """Write the tables that the report includes; empty files if there are no results."""
-    contents = {"quality": "", "likelihood": "", "families": "", "note": "", "variants": "", "codes": ""}
+    names = ("quality", "likelihood", "families", "note", "autoregressive", "variants", "codes")
+    contents = dict.fromkeys(names, "")
+    if autoregressive:
+        contents["autoregressive"] = tables.latex(*tables.autoregressive(autoregressive))
     if codes:
         contents["codes"] = tables.latex(*tables.codes(codes["models"]))
     if variants:
@@ -178,6 +180,8 @@ def main(args):
     named = {content["run"]: content for content in contents.values() if "final" in content}
     others = {name_of(path): content for path, content in contents.items() if "final" not in content}
     variants = {entry.name: named[entry.name] for entry in registry.select(group="family") if entry.name in named}
+    selected = registry.select(script=registry.AUTOREGRESSIVE)
+    autoregressive = {entry.name: named[entry.name] for entry in selected if entry.name in named}
     lines = [*macros(files), *define("formula", "", FORMULAS), *gains(variants)]
     lines.append(rf"\def\figures{{{figures}}}")
     lines.append(rf"\def\banner{{{banner}}}")
@@ -185,7 +189,8 @@ def main(args):
     # latexmk recompiles when this file changes: this line makes it recompile when the layout file appears
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
-    write_tables(build, others.get("comparison", {}), others.get("seeds", {}), variants, others.get("codes"))
+    measured = others.get("comparison", {}), others.get("seeds", {})
+    write_tables(build, *measured, autoregressive, variants, others.get("codes"))
     if args.user:
         compile_own(build)
 

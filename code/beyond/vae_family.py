@@ -213,8 +213,8 @@ class PixelDecoder(PixelCNN):
         self.given = self.condition(drawn.view(-1, 1, 28, 28))
         return self
 
-    def start(self, image):
-        v, h = super().start(image)
+    def start(self, x):
+        v, h = super().start(x)
         return v, h + self.given
 
     def next_row(self, x, row, cache):

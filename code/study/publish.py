@@ -183,8 +183,14 @@ def ablation(model):
 Values of validation images after {found["seconds"]:.0f} s of training on {how}. Spread: largest minus smallest."""
 
 
+def autoregressive():
+    """The table of the autoregressive models."""
+    found = {run: result for run, result in results().items() if registry.get(run).script == registry.AUTOREGRESSIVE}
+    return tables.markdown(*tables.autoregressive(found)) if found else "Not measured yet."
+
+
 # the pages with generated text between the two marker lines
-PAGES = {"README.md": generated} | {
+PAGES = {"README.md": generated, "docs/beyond.md": autoregressive} | {
     f"docs/{page}.md": functools.partial(ablation, model) for page, model in (("gan", "gan"), ("flow", "nf"))
 }
 

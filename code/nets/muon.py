@@ -1,0 +1,48 @@
+"""Muon for the weight matrices between hidden layers, AdamW for all other parameters (Jordan et al. 2024).
+
+Muon turns the momentum of a weight matrix into the nearest orthogonal matrix, so that a step has about the same size
+in all directions. https://kellerjordan.github.io/posts/muon
+"""
+
+import torch
+
+MOMENTUM = 0.95
+
+
+def orthogonalized(matrices, steps=5):
+    """Bring the singular values of each matrix near 1: [N, R, C] -> the same shape.
+
+    Each step replaces a singular value s by 3.4445 s - 4.775 s^3 + 2.0315 s^5. The coefficients of Jordan et al. move
+    small values up fast; five steps bring all but the smallest ones between 0.68 and 1.2."""
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x.mT if x.shape[1] > x.shape[2] else x  # the smaller product of both
+    for _ in range(steps):
+        square = x @ x.mT
+        x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+
+
+class Muon(torch.optim.AdamW):
+    """`hidden`: the parameters for Muon, with their own learning rate. Each is read as a matrix [outputs, inputs]."""
+
+    def __init__(self, parameters, lr, hidden, hidden_lr, **options):
+        hidden = list(hidden)
+        others = [parameter for parameter in parameters if all(parameter is not each for each in hidden)]
+        super().__init__([{"params": others}, {"params": hidden, "lr": hidden_lr}], lr, **options)
+
+    @torch.no_grad()
+    def step(self):
+        by_shape = {}
+        for parameter in self.param_groups[1]["params"]:
+            state = self.state[parameter]
+            if not state:  # AdamW loads no state without "step"
+                state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
+            momentum = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
+            update = parameter.grad.lerp(momentum, MOMENTUM)  # Nesterov
+            by_shape.setdefault(update.flatten(1).shape, []).append((parameter, update.flatten(1)))
+            parameter.grad = None  # AdamW leaves out parameters without gradient
+        for pairs in by_shape.values():
+            updates = orthogonalized(torch.stack([update for _, update in pairs]))
+            for (parameter, _), update in zip(pairs, updates):
+                parameter.sub_(update.view_as(parameter), alpha=self.param_groups[1]["lr"])
+        super().step()
