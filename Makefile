@@ -53,9 +53,9 @@ race: $(READY) ## train ours and plain loops for the same seconds, compare; an h
 report: $(READY) ## compile report/report.pdf from the published results, without training
 	@$(MAKE) -s latex
 	@$(PYTHON) report/macros.py
-	@cd report && TEXINPUTS=build: latexmk -pdf -interaction=nonstopmode -halt-on-error -quiet -outdir=build report.tex \
-	  >build/make.log 2>&1 || { grep -A 3 '^!' build/report.log; exit 1; }
-	@cp report/build/report.pdf report/report.pdf && echo "report/report.pdf"
+	@cd report && max_print_line=1000 TEXINPUTS=build: latexmk -pdf -interaction=nonstopmode -halt-on-error -quiet -outdir=build report.tex \
+	  >build/make.log 2>&1 || { grep '^Missing, ' build/report.log | sort -u; grep -A 3 '^!' build/report.log; exit 1; }
+	@grep '^Left out, ' report/build/report.log | sort -u; cp report/build/report.pdf report/report.pdf && echo "report/report.pdf"
 
 submission: $(READY) ## make the ZIP to hand in: make submission NAME=lastname
 	@$(PYTHON) code/study/submission.py "$(NAME)" $(if $(FORCE),--force)
@@ -92,6 +92,7 @@ seeds: $(READY) ## train and summarise runs with three seeds; hours, resumable
 
 publish: $(READY) ## publish your finished runs on real data
 	@$(PYTHON) code/study/publish.py
+	@$(PYTHON) code/study/gallery.py
 
 page: $(READY) ## write docs/index.html, the published models in the browser
 	@$(PYTHON) code/study/page.py
@@ -108,7 +109,7 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 	@$(BASE_PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(IS_ROOT_DEBIAN) && \
 	  echo "Installing python3-venv" && { $(APT_UPDATE); } && $(APT_INSTALL) python3-venv >/dev/null; } || \
 	  { echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
-	@echo "Setting up $(VENV)/: downloads 3 GB, most of it PyTorch for GPUs, and uses 6 GB (README: a smaller build)"
+	@echo "Setting up $(VENV)/: downloads 3 GB, most of it PyTorch for GPUs, and uses 6 GB (docs/usage.md: a smaller build)"
 	@$(BASE_PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -r requirements-dev.txt || \
 	  { echo "pip could not install requirements-dev.txt, see above; check the network"; exit 1; }

@@ -6,11 +6,11 @@
 
 Measured on 2 cores of an AMD EPYC with bfloat16 instructions, torch 2.15, static binary MNIST: 52 s of training,
 validation ELBO -96.52 nats per image; test ELBO -95.78, test log p(x) -91.23 (with --eval-samples 5000). With --zdim 2:
-63 s, validation ELBO -151.66. These published runs used `--batch_size 128 --lr 0.006`; today's defaults take less time.
-The test split is evaluated once, after training.
+63 s, validation ELBO -151.66. These published runs used `--epochs 40 --batch_size 128 --lr 0.006` and a weight decay of
+0.02 for both networks. The test split is evaluated once, after training.
 
-Data augmentation: training images are shifted by up to one pixel, and the share of shifted images falls to 0 during
-training. The training ELBO is therefore below the validation ELBO in the first epochs.
+Data augmentation: training images are shifted by up to one pixel, and the share of shifted images falls from 1 to
+0.3 during training. The training ELBO is therefore below the validation ELBO for most of the training.
 """
 
 import math
@@ -34,9 +34,9 @@ SOFTPLUS_INVERSE_OF_1 = math.log(math.e - 1)
 class Encoder(nn.Module):
     """The encoder q(z|x): maps images to the mean and std of a diagonal Gaussian (Equation 13)."""
 
-    def __init__(self, hidden_dim=500, z_dim=20, n_inputs=784):
+    def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
-        self.hidden = nn.Linear(n_inputs, hidden_dim)
+        self.hidden = nn.Linear(784, hidden_dim)
         self.out = nn.Linear(hidden_dim, 2 * z_dim)
 
     def forward(self, input):
@@ -65,30 +65,6 @@ class Decoder(nn.Module):
         return torch.sigmoid(self.logits(input))
 
 
-class GridEncoder(Encoder):
-    """An encoder for two latent dimensions that reads p(x|z) on a grid of latent vectors instead of the pixels of x.
-
-    The grid's points have equal shares of the prior's mass, so p(x|z_k) / sum_j p(x|z_j) is the posterior on the grid.
-    Its mean is the encoder's first guess. There is little left to learn, because the decoder contains nearly all that
-    the encoder needs to know about an image."""
-
-    def __init__(self, decoder, hidden_dim=500, side=20):
-        super().__init__(hidden_dim, 2, side**2)
-        self.logits_of = decoder.logits  # a method, so the decoder's weights are not registered here as well
-        self.register_buffer("grid", manifold_grid(side), persistent=False)
-        self.side = side
-        nn.init.constant_(self.out.bias[2:], -3.0)  # std 0.08 at first, near that of trained posteriors
-
-    def forward(self, input):
-        with torch.no_grad(), torch.autocast(input.device.type, enabled=False):  # the decoder learns through z alone
-            logits = self.logits_of(self.grid)  # [side^2, 784]
-            log_px_z = input @ logits.T - softplus(logits).sum(1)  # [..., side^2]
-            # The posterior is often narrower than the grid's spacing. The fourth root spreads it over several points.
-            posterior = torch.softmax(log_px_z / 4, -1)
-        correction, std = super().forward(self.side * posterior)
-        return posterior @ self.grid + correction, std
-
-
 def softplus(x):
     """log(1 + exp(x)). Torch's own function uses log1p, which takes several times as long on a CPU."""
     return x.clamp_min(0) + torch.log(1 + torch.exp(-x.abs()))
@@ -100,14 +76,12 @@ def kl_from_prior(mean, std):
 
 
 class VAE(nn.Module):
-    def __init__(self, hidden_dim=500, z_dim=20, encoder="pixels"):
+    def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
         self.z_dim = z_dim
         self.beta = 1.0  # weight of the KL term in the training loss; 1 gives the ELBO, the beta-VAE changes it
         self.encoder = Encoder(hidden_dim, z_dim)
         self.decoder = Decoder(hidden_dim, z_dim)
-        if encoder == "grid":
-            self.encoder = GridEncoder(self.decoder, hidden_dim)
 
     def terms(self, input):
         """The two terms of the ELBO in nats, each [B]: log p(x|z) for one z from q(z|x), and KL(q(z|x) || p(z))."""
@@ -137,6 +111,13 @@ class VAE(nn.Module):
         z = torch.randn(n_samples, self.z_dim, device=self.decoder.out.weight.device)
         im_means = self.decoder(z).view(-1, 1, 28, 28)
         return torch.bernoulli(im_means), im_means
+
+
+def make_optimizer(model, lr):
+    """AdamW, with a strong weight decay for the encoder: it overfits more than the decoder."""
+    encoder = {"params": model.encoder.parameters(), "weight_decay": 0.3}
+    decoder = {"params": model.decoder.parameters(), "weight_decay": 0.02}
+    return torch.optim.AdamW([encoder, decoder], lr, fused=True)
 
 
 def epoch_iter(model, data, optimizer, schedule=None):
@@ -236,8 +217,8 @@ def snapshot(model, z):
 
 
 def stages(epochs):
-    """The epochs after which samples are drawn: 0, 1/4, 1/2, 3/4 and all of the training."""
-    return sorted({epochs * quarter // 4 for quarter in range(5)})
+    """The epochs after which samples are drawn: none, one, half and all of the training."""
+    return sorted({0, 1, epochs // 2, epochs})
 
 
 def save_figures(run, title, grids, manifolds, uniforms):
@@ -284,11 +265,11 @@ def main(args):
     train, val, test = train.to(run.device), val.to(run.device), test.to(run.device)
 
     torch.manual_seed(args.seed)
-    sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim, "encoder": args.encoder}
+    sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim}
     model = VAE(**sizes).to(run.device)
-    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.02, fused=True)
+    optimizer = make_optimizer(model, args.lr)
     schedule = one_cycle(optimizer, args.lr, args.epochs * len(train))
-    codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # the same noise for the samples of every epoch
+    codes, uniforms = torch.randn(24, args.zdim), torch.rand(24, 784)  # the same noise for the samples of every epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
     grids, manifolds, best = state.get("grids", {}), state.get("manifolds", {}), state.get("best")
@@ -299,7 +280,7 @@ def main(args):
             model.eval()
             train_elbo, val_elbo = epoch_iter(model, train.subset(5000), None), epoch_iter(model, val, None)
         else:
-            train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))  # 0 in the last epochs
+            train.share = max(0.3, 1 - (epoch - 1) / (0.9 * args.epochs))
             train_elbo, val_elbo = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         kl, active = diagnose(model, val)
         run.record(
@@ -332,19 +313,15 @@ def main(args):
 def parse_args(words=None):
     number, parser = cli.number, cli.Parser(__doc__, __file__)
     add = parser.add_argument_group("model and training").add_argument
-    add("--epochs", type=number(int, 1), default=40, help="number of epochs")
+    add("--epochs", type=number(int, 1), default=50, help="number of epochs")
     add("--zdim", type=number(int, 1, 1000), default=20, help="number of latent dimensions")
     add("--hidden", type=number(int, 1, 20000), default=500, help="width of the hidden layers")
-    text = "what the encoder reads: the pixels, or p(x|z) on a grid of z (needs --zdim 2)"
-    add("--encoder", choices=["pixels", "grid"], default="pixels", help=text)
     add("--batch_size", type=number(int, 1), default=256, help="images per step")
     add("--lr", type=number(float, above=0), default=8e-3, help="peak learning rate")
     add("--eval_samples", type=number(int, 1), default=100, help="importance samples per test image, for log p(x)")
     models.sample_options(parser, number)
     cli.run_options(parser, BINARY)
     args = parser.parse_args(words)
-    if args.encoder == "grid" and args.zdim != 2:
-        parser.error("--encoder grid needs --zdim 2: in more dimensions, a grid would have too many points")
     if args.quick:
         args.epochs, args.eval_samples = min(args.epochs, 4), min(args.eval_samples, 50)
     return args

@@ -5,24 +5,33 @@
 
 The results file of a run defines \\val{run}{key} for its keys and for those in `final`, \\val{run}{settings/key}, the
 first and last value of its curves as \\val{run}{first/key} and \\val{run}{last/key}, and \\val{run}{data_title}. Other
-files define macros under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-analyses}{prior_10}.
+files define macros under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-analyses}{prior_10}. Values
+of several seeds also define \\val{seeds}{nf/val_bpd/pm}, their mean and standard deviation.
 """
 
 import json
 import math
 import os
+import re
 import shutil
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("code", ".")]
-from common import cli
+from common import cli, quality
 from datasets.files import ROOT, Trouble
 from study import publish, registry, tables
 
 RESULTS = ROOT / "report" / "results"
-WHOLE = {"seconds", "seconds_to_1_85", "seconds_to_target", "training_seconds", "norm_ratio"}  # shown without decimals
+WHOLE = {
+    "seconds",
+    "seconds_to_1_85",
+    "seconds_to_target",
+    "training_seconds",
+    "samples_per_second",
+}  # shown without decimals
 SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/"}
 
 
@@ -36,8 +45,10 @@ FORMULAS = {
     "kl_same": 0, "kl_near": kl(0.1, 1), "kl_far": kl(10, 1), "kl_narrow": kl(0, 1e-6),
     "coin_flips": -784 * math.log(2), "log_2": math.log(2), "two_log_2": 2 * math.log(2), "minus_log_4": -math.log(4),
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
-    "region_2": 0.1**2, "bits_of_levels": 8,
-    "vae_weight_decay": "0.02",  # a constant in a3_vae_template.py
+    "bits_of_levels": 8,
+    "vae_encoder_decay": "0.3", "vae_decoder_decay": "0.02",  # constants in a3_vae_template.py
+    "classifier_epochs": quality.EPOCHS,
+    "grid_points": 20**2,  # of GridEncoder
 }  # fmt: skip
 
 
@@ -67,12 +78,27 @@ def text(value, key=""):
 def define(name, key, value):
     """The definitions of one number, or of all numbers in a dict."""
     if isinstance(value, dict):
-        return [line for inner, v in value.items() for line in define(name, f"{key}/{inner}" if key else inner, v)]
+        lines = [line for inner, v in value.items() for line in define(name, f"{key}/{inner}" if key else inner, v)]
+        if len(value.get("values", ())) > 1:
+            lines.append(definition(name, f"{key}/pm", plus_minus(value["values"], key)))
+        return lines
     if isinstance(value, list):
         return []
     if key.startswith("settings/") and isinstance(value, float) and not 0 < value < 0.01:
         value = f"{value:g}"  # a setting: 0.02, not 0.020
-    return [rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{text(value, key.split('/')[-1])}}}"]
+    return [definition(name, key, text(value, key.split("/")[-1]))]
+
+
+def definition(name, key, latex):
+    return rf"\expandafter\def\csname val/{name}/{key}\endcsname{{{latex}}}"
+
+
+def plus_minus(values, key):
+    """The mean and the standard deviation of several seeds, with equally many digits."""
+    digits = 3 if "bpd" in key else 0 if "seconds" in key else 2
+    average = statistics.mean(values), statistics.stdev(values)
+    mean, deviation = (f"{x:,.{digits}f}".replace(",", "{,}") for x in average)
+    return rf"\ensuremath{{{mean}\pm{deviation}}}"
 
 
 def name_of(path):
@@ -87,6 +113,9 @@ def macros(files):
     for path in files:
         result = json.loads(path.read_text())
         if "final" not in result:
+            if "prior_share" in result:  # Question 1.4: the share in each of two dimensions, and in 20 such dimensions
+                per_dimension = result["prior_share"] ** 0.5
+                result |= {"share_per_dimension": per_dimension, "share_in_20": per_dimension**20}
             lines += define(name_of(path), "", result)
             continue
         numbers = {key: value for key, value in result.items() if key not in ("curves", "final")}
@@ -104,23 +133,68 @@ def macros(files):
     return lines
 
 
-def write_tables(folder, comparison, seeds, autoregressive, variants, codes):
-    """Write the tables that the report includes; empty files if there are no results."""
-    names = ("quality", "likelihood", "families", "note", "autoregressive", "variants", "codes")
-    contents = dict.fromkeys(names, "")
-    if autoregressive:
-        contents["autoregressive"] = tables.latex(*tables.autoregressive(autoregressive))
-    if codes:
-        contents["codes"] = tables.latex(*tables.codes(codes["models"]))
-    if variants:
-        contents["variants"] = tables.latex(*tables.variants(variants))
-    if comparison:
-        contents |= {
-            "quality": tables.latex(*tables.quality(comparison)),
-            "likelihood": tables.latex(*tables.likelihood(comparison)),
-            "families": tables.latex(*tables.family_rows(tables.families(comparison, seeds))),
-            "note": tables.note(comparison).replace("%", r"\%"),
-        }
+def quality_table(comparison):
+    """Sample quality without the density, in blocks; the data stand beside the name of a block's first row."""
+    header, rows = tables.quality(comparison)
+    keep = [i for i, column in enumerate(header) if column not in ("data", "density")]
+    shown = [[f"{row[0]}, {row[1]}" if row[1] else row[0], *(row[i] for i in keep[1:])] for row in rows]
+    lines = tables.latex([header[i] for i in keep], shown).split("\n")
+    for i, row in enumerate(rows, start=4):  # after \\begin, \\toprule, header and \\midrule
+        if i > 4 and row[1]:
+            lines[i] = "\\midrule\n" + lines[i]
+    return "\n".join(lines)
+
+
+def variants_table(variants):
+    _, rows = tables.variants(variants)
+    header = ["", "epochs", "bound", "rec.", "KL", "active", "log p(x)", "s"]
+    return tables.latex(header, [[row[0].removeprefix("VAE, "), *row[1:]] for row in rows])
+
+
+def autoregressive_table(results):
+    _, rows = tables.autoregressive(results)
+    return tables.latex(["", "parameters", "context", "test", "training", "samples/s", "without cache"], rows)
+
+
+def codes_table(models):
+    return wrapped(tables.latex(["code", "D", "linear", "5-NN"], tables.codes(models)[1]), 1.3)
+
+
+def wrapped(table, inches):
+    """The LaTeX table with a first column of this width, in which long entries take several lines."""
+    column = rf">{{\\raggedright\\arraybackslash\\hangindent=1em}}p{{{inches}in}}"
+    return re.sub(r"(\\begin{tabular}{(?:@{})?)l", rf"\1{column}", table)
+
+
+def ablation_table(others, models, inches):
+    """One table with a block for each model: change, mean and standard deviation."""
+    blocks = []
+    for model in models:
+        if not (found := others.get(f"{model}-ablation")):
+            blocks.append(rf"\lacks{{{model}-ablation: the table}} & \\")
+            continue
+        name, key = {"vae": "VAE", "gan": "GAN", "nf": "Flows"}[model], found["metric"]
+        lines = [rf"\emph{{{name}}}: {tables.UNITS[key]} & {found['seconds']:.0f} s \\ \midrule"]
+        for row in found["rows"]:
+            values = row["value"]
+            shown = plus_minus(values, key) if len(values) > 1 else tables.number(values[0], 3 if "bpd" in key else 2)
+            lines.append(rf"{text(row['change'])} & {shown} \\")
+        blocks.append("\n".join(lines))
+    body = "\n\\midrule\n".join(blocks)
+    return wrapped("\\begin{tabular}{@{}lr@{}}\n\\toprule\n" + body + "\n\\bottomrule\n\\end{tabular}", inches)
+
+
+def write_tables(folder, others, variants, autoregressive):
+    """Write the tables that the report includes. A missing one is listed like a missing number."""
+    comparison, codes = others.get("comparison"), others.get("codes")
+    contents = {
+        "quality": quality_table(comparison) if comparison else r"\lacks{comparison: the table}",
+        "variants": variants_table(variants) if variants else r"\lacks{family: the table}",
+        "autoregressive": autoregressive_table(autoregressive),
+        "codes": codes_table(codes["models"]) if codes else r"\lacks{codes: the table}",
+        "ablation": ablation_table(others, ("vae", "gan"), 1.85),
+        "ablation-flows": ablation_table(others, ("nf",), 1.55),
+    }
     for name, content in contents.items():
         (folder / f"table-{name}.tex").write_text(content + "\n")
 
@@ -189,8 +263,7 @@ def main(args):
     # latexmk recompiles when this file changes: this line makes it recompile when the layout file appears
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
-    measured = others.get("comparison", {}), others.get("seeds", {})
-    write_tables(build, *measured, autoregressive, variants, others.get("codes"))
+    write_tables(build, others, variants, autoregressive)
     if args.user:
         compile_own(build)
 

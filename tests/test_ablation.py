@@ -1,11 +1,15 @@
 """The ablation: as many epochs as the seconds allow, rows that stay, the plain loop's row; nothing is trained."""
 
+import itertools
 import json
 
 import pytest
+import torch
 
+from a3_vae_template import VAE
 from datasets.files import UserError
-from study import ablation, registry, tables
+from datasets.loading import Batches
+from study import ablation, loops, registry, tables
 
 PARSERS = {registry.FLOW: "a3_nf_template", registry.GAN: "a3_gan_template", registry.VAE: "a3_vae_template"}
 
@@ -61,7 +65,7 @@ def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
 
 
 def test_short_budgets_still_train_an_epoch():
-    assert [ablation.epochs_for(seconds, {"seconds": 8.0}) for seconds in (1, 11, 13)] == [1, 1, 2]
+    assert [ablation.epochs_for(seconds, 8.0) for seconds in (1, 11, 13)] == [1, 1, 2]
 
 
 def test_the_table_shows_means_and_spreads():
@@ -76,10 +80,39 @@ def test_a_row_that_does_not_exist_is_refused(place):
         run("--seconds", "60", "--only", "narrow")
 
 
+def test_the_rows_of_the_vae_start_with_the_template_and_add_one_change_at_a_time():
+    rows = [changes for _, changes in ablation.ROWS["vae"][3].values()]
+    assert rows[0] == ()
+    assert all(more[:-1] == fewer for fewer, more in itertools.pairwise(rows))
+    assert rows[-1] == tuple(loops.VAE_CHANGES)
+
+
+def test_the_vae_trains_for_the_epochs_that_fit_and_its_best_epoch_counts(monkeypatch):
+    """An epoch takes 7 s; bounds are those of a made-up curve."""
+    clock, made, judged = iter(range(0, 7000, 7)), [], iter([-9.0, -200.0, -120.0, -110.0, -130.0])
+
+    def changed_vae(images, epochs, changes):
+        made.append((epochs, changes))
+        return loops.Loop(images, [], lambda: None, None, True, [VAE(4, 2)])
+
+    split = Batches(torch.zeros(8, 784), None, "glyphs-binary", "", 4, with_labels=False)
+    monkeypatch.setattr(ablation.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(ablation.loops, "changed_vae", changed_vae)
+    batches = []
+    monkeypatch.setattr(
+        ablation, "bmnist", lambda batch_size, **_: batches.append(batch_size) or (split, "validation", 0)
+    )
+    monkeypatch.setattr(ablation.vae, "epoch_iter", lambda model, data, _: next(judged) if data == "validation" else 0)
+    found = ablation.train_changed(("gelu",), 42, "glyphs-binary", False, 29)
+    assert found == {"seconds": 28, "value": -110.0, "epochs": 4}
+    assert made == [(1, ("gelu",)), (4, ("gelu",))]
+    assert batches == [128]
+
+
 def test_the_scripts_accept_the_options_of_every_row():
     for run, epochs, cheap, rows in ablation.ROWS.values():
         script = __import__(PARSERS[registry.get(run).script])
         assert len(rows) <= 8
         for _, options in rows.values():
-            if options is not None:
+            if isinstance(options, str):
                 script.parse_args([*options.split(), epochs, "1", *cheap.split()])

@@ -12,6 +12,7 @@ import torch
 from a3_vae_template import VAE
 from beyond.vae_family import Family
 from conftest import ROOT
+from datasets.loading import Batches
 from study import analyses, latent
 
 
@@ -101,18 +102,25 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
             "vae-z2": latent.estimates_of_log_px(run, "t", VAE(20, 2).eval(), split)
             | latent.posteriors(run, "t", VAE(20, 2).eval(), split, n_images=10),
         }
+        grid = Family(20, 2, encoder="grid").eval()
+        made["family-grid"] = latent.posteriors(run, "t", grid, split, n_images=10)
         pixels = Family(20, 3, decoder="pixelcnn").eval()
         made["family-pixelcnn"] = latent.fed_back(pixels, split.images[:2].float(), torch.randn(2, 3))
         plain = Family(20, 3).eval()
     before = torch.random.get_rng_state()  # nothing that comes after an analysis depends on it
-    made["gan"] = analyses.gan_gradients(run, "t", split, ahead=10, steps=10)
+    made["gan"] = analyses.gan_gradients(run, "t", split, steps=30)
     made["family-plain"] = latent.family(run, "t", plain, split, split, split)
+    made |= {"family-beta0": made["family-plain"], "family-grid": made["vae-z2"]}
     assert torch.equal(before, torch.random.get_rng_state())
-    assert analyses.gan_gradients(run, "t", split, ahead=10, steps=10) == made["gan"]
+    assert analyses.gan_gradients(run, "t", split, steps=30) == made["gan"]
     quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-analyses\}\{(\w+)\}", text)
     assert len(quoted) > 10
     for name, key in quoted:
-        assert key in made[name] or key == "prior_100000", (name, key)  # quick runs draw fewer
+        # quick runs draw fewer than 100,000; macros.py computes the two shares
+        assert key in made[name] or key in ("prior_100000", "share_per_dimension", "share_in_20"), (name, key)
+    gan = made["gan"]
+    assert gan["odds"] == pytest.approx((1 - gan["lowest_score"]) / gan["lowest_score"])
+    assert gan["norm_ratio"] == pytest.approx(gan["odds"], rel=0.5)  # equal if D is the same for all samples
     assert made["vae-z2"]["quadrature_bound"] <= made["vae-z2"]["quadrature_log_px"] + 0.05
 
 
@@ -144,6 +152,21 @@ def test_bits_of_a_flow_get_better_with_samples_and_their_error_is_over_images()
     for n in ("8", "64"):
         assert found["test_bits"][n]["bpd"] == pytest.approx(sum(averages) / 3)
         assert found["test_bits"][n]["stderr"] == pytest.approx(statistics.stdev(averages) / 3**0.5)
+
+
+def test_more_samples_of_a_variant_come_to_its_log_px():
+    """A decoder that ignores z, so that log p(x) is known; images spread over a sorted split."""
+    model = Family(10, 3).eval()
+    torch.nn.init.zeros_(model.decoder.out.weight)
+    torch.nn.init.constant_(model.decoder.out.bias, -2.0)
+    x = (torch.arange(784) < torch.arange(0, 400, 10)[:, None]).to(torch.uint8)
+    split = Batches(x, None, "glyphs-binary", "", 16, with_labels=False)
+    found = latent.precise_log_px(model, split, 3, 3000)
+    log_1, log_0 = -math.log1p(math.exp(2.0)), -math.log1p(math.exp(-2.0))
+    exact = sum(n * log_1 + (784 - n) * log_0 for n in (0, 190, 390)) / 3
+    assert found["test_log_likelihood"] == pytest.approx(exact, abs=0.03)
+    assert found["test_elbo"] < found["test_log_likelihood"]
+    assert (found["test_images"], found["test_draws"]) == (3, 3000)
 
 
 @pytest.fixture(scope="module")

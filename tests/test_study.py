@@ -89,7 +89,9 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
     seeds.main(seeds.parse_args([]))
     summary = json.loads((made_up.parents[1] / "seeds.json").read_text())["nf-made-up"]
     assert summary["seeds"] == [42, 43, 44]
-    assert "A made-up flow: 1.697 ± 0.000 bits per dimension" in publish.spread({"nf-made-up": summary})
+    assert "| A made-up flow | 1.697 ± 0.000 bits per dimension | 42, 43, 44 |" in publish.spread(
+        {"nf-made-up": summary}
+    )
     # tables, publishing, the report
     comparison = {"nf-made-up": json.loads((ROOT / "report" / "results" / "comparison.json").read_text())["nf"]}
     assert tables.families(comparison, {"nf-made-up": summary})["flow"]["measured"]["nf-made-up"]["training"]["mean"]

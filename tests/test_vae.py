@@ -103,42 +103,6 @@ def test_bound_below_importance_estimate_below_quadrature():
     assert vae.log_likelihood(model, [x], 2000)[0] == pytest.approx(elbo, abs=5 * error)
 
 
-def test_the_grid_encoder_reads_the_posterior_on_the_grid():
-    torch.manual_seed(0)
-    model = VAE(16, 2, "grid").eval()
-    torch.nn.init.normal_(model.decoder.out.weight, std=0.05)
-    x = (torch.rand(5, 784) < 0.3).float()
-    p = model.decoder(vae.manifold_grid(20))  # [400, 784]
-    fourth_root = ((x @ p.log().T + (1 - x) @ (1 - p).log().T) / 4).double().exp()
-    expected = fourth_root / fourth_root.sum(1, keepdim=True)
-    assert expected.max() > 5 / 400  # not flat
-    read = []
-    model.encoder.hidden.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-    mean, std = model.encoder(x)
-    torch.testing.assert_close(read[0], 20 * expected.float(), rtol=1e-2, atol=1e-4)
-    torch.nn.init.zeros_(model.encoder.out.weight)
-    torch.nn.init.zeros_(model.encoder.out.bias)
-    guess, std = model.encoder(x)
-    torch.testing.assert_close(guess, expected.float() @ vae.manifold_grid(20), rtol=1e-2, atol=1e-3)
-    torch.testing.assert_close(std, torch.ones(5, 2), rtol=0, atol=1e-4)
-    # the decoder's weights learn through z alone, are saved once, and a copy reads its own decoder
-    weights = list(model.decoder.parameters())
-    assert torch.autograd.grad((mean + std).sum(), weights, allow_unused=True) == (None,) * 4
-    assert len(model.state_dict()) == 8
-    other = copy.deepcopy(model)
-    torch.nn.init.normal_(other.decoder.out.weight, std=0.05)
-    assert not torch.equal(other.encoder(x)[0], guess)
-    assert torch.equal(model.encoder(x)[0], guess)
-    assert model.encoder(torch.zeros(3, 2, 784))[0].shape == (3, 2, 2)
-
-
-def test_the_grid_encoder_needs_two_dimensions(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        vae.parse_args(["--encoder", "grid"])
-    assert "needs --zdim 2" in capsys.readouterr().err
-    assert vae.parse_args(["--encoder", "grid", "--zdim", "2"]).encoder == "grid"
-
-
 def test_importance_estimate_of_a_decoder_that_ignores_z_is_exact():
     model = VAE(10, 3)
     torch.nn.init.zeros_(model.decoder.out.weight)

@@ -1,5 +1,6 @@
 """Relatives of the VAE: the plain one is the VAE, flows know their determinants, bounds are ordered, free bits free."""
 
+import copy
 import itertools
 import json
 import math
@@ -132,16 +133,23 @@ def gradients(model, x):
 
 
 def test_the_slope_behind_a_flow_is_that_of_its_inverse():
-    """Couplings can be inverted, so that log q(z|x) and its slope at a given z, all weights fixed, are known."""
-    model, x = member(posterior="coupling").train(), images()
+    """An autoregressive flow is inverted one dimension after another. So log q(z|x) at a given z and its slope, with
+    all weights fixed, are known."""
+    model, x = member(posterior="iaf").train(), images()
     z, log_q, mean, std = model.encode(x, 3)
     place = z.detach().requires_grad_()
     context = model.context(torch.nn.functional.gelu(model.encoder.hidden(x))).expand(3, 4, -1)
-    both, ldj = torch.cat([place, context], -1).flatten(0, 1), torch.zeros(12).double()
-    for layer in reversed(model.flow.layers):
-        both, ldj = layer(both, ldj, reverse=True)
-    start = both[:, :5].view(3, 4, 5)
-    expected = (family.log_prior((start - mean) / std) - std.log()).sum(-1) + ldj.view(3, 4)
+    flow, out, ldj = model.flow, place, torch.zeros(3, 4).double()
+    for inward, from_context, outward in reversed([*zip(flow.inward, flow.from_context, flow.outward)]):
+        out, start = out.flip(-1), torch.zeros_like(out)
+        for _ in range(5):  # each pass makes one more dimension exact
+            hidden = torch.nn.functional.linear(start, inward.weight * flow.mask_in, inward.bias)
+            hidden = torch.nn.functional.elu(hidden + from_context(context))
+            shift, gate = torch.nn.functional.linear(hidden, outward.weight * flow.mask_out, outward.bias).chunk(2, -1)
+            scale = torch.sigmoid(gate + 2)
+            start = (out - (1 - scale) * shift) / scale
+        out, ldj = start, ldj + scale.log().sum(-1)
+    expected = (family.log_prior((out - mean) / std) - std.log()).sum(-1) - ldj
     torch.testing.assert_close(log_q, expected)
     (slope,) = torch.autograd.grad(log_q.sum(), z)
     torch.testing.assert_close(slope, torch.autograd.grad(expected.sum(), place)[0])
@@ -314,7 +322,7 @@ def test_the_aggregate_posteriors_distance_from_the_prior_is_the_known_one_of_a_
 def test_a_variant_trains_draws_and_is_analysed(checkout):
     """test_training.py has others, in its own process."""
     words = "--quick --data glyphs-binary --hidden 32 --zdim 4 --epochs 1 --eval-images 20 --name variant"
-    checkout.run(SCRIPT, *words.split(), "--posterior", "coupling", "--prior", "coupling", "--depth", "2")
+    checkout.run(SCRIPT, *words.split(), "--posterior", "iaf", "--prior", "coupling", "--depth", "2")
     folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "variant"
     results = json.loads((folder / "results.json").read_text())
     assert results["curves"]["val_elbo"][1] > results["curves"]["val_elbo"][0]
@@ -323,6 +331,35 @@ def test_a_variant_trains_draws_and_is_analysed(checkout):
     assert (folder / "samples-4.png").stat().st_size > 200
     checkout.run("study/analyses.py", "variant", "--quick")
     assert "slant_more" in json.loads((folder / "analyses.json").read_text())
+
+
+def test_the_grid_encoder_reads_the_posterior_on_the_grid():
+    torch.manual_seed(0)
+    model = family.Family(16, 2, encoder="grid").eval()
+    torch.nn.init.normal_(model.decoder.out.weight, std=0.05)
+    x = (torch.rand(5, 784) < 0.3).float()
+    p = model.decoder(vae.manifold_grid(20))  # [400, 784]
+    fourth_root = ((x @ p.log().T + (1 - x) @ (1 - p).log().T) / 4).double().exp()
+    expected = fourth_root / fourth_root.sum(1, keepdim=True)
+    assert expected.max() > 5 / 400  # not flat
+    read = []
+    model.encoder.hidden.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    mean, std = model.encoder(x)
+    torch.testing.assert_close(read[0], 20 * expected.float(), rtol=1e-2, atol=1e-4)
+    torch.nn.init.zeros_(model.encoder.out.weight)
+    torch.nn.init.zeros_(model.encoder.out.bias)
+    guess, std = model.encoder(x)
+    torch.testing.assert_close(guess, expected.float() @ vae.manifold_grid(20), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(std, torch.ones(5, 2), rtol=0, atol=1e-4)
+    # the decoder's weights learn through z alone, are saved once, and a copy reads its own decoder
+    weights = list(model.decoder.parameters())
+    assert torch.autograd.grad((mean + std).sum(), weights, allow_unused=True) == (None,) * 4
+    assert sum(name.startswith(("encoder.", "decoder.")) for name in model.state_dict()) == 8
+    other = copy.deepcopy(model)
+    torch.nn.init.normal_(other.decoder.out.weight, std=0.05)
+    assert not torch.equal(other.encoder(x)[0], guess)
+    assert torch.equal(model.encoder(x)[0], guess)
+    assert model.encoder(torch.zeros(3, 2, 784))[0].shape == (3, 2, 2)
 
 
 def test_an_autoencoder_has_neither_noise_nor_a_kl_term():
@@ -397,7 +434,8 @@ def test_residual_networks_in_bfloat16_change_the_bound_little(monkeypatch):
 
 WRONG = (
     "--decoder gaussian --data bmnist|--data mnist|--samples 5 --beta 2|--warmup 40|--posterior sylvester --zdim 200|"
-    "--free_bits 1 --prior coupling|--zdim 1|--autoencoder --beta 4|--autoencoder --prior coupling"
+    "--free_bits 1 --prior coupling|--zdim 1|--encoder grid|--encoder grid --zdim 2 --net conv|--autoencoder --beta 4|"
+    "--autoencoder --prior coupling"
 )
 
 

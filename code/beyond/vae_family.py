@@ -1,15 +1,16 @@
 """Variants of the VAE on MNIST: other objectives, decoders, posteriors and priors, alone or combined.
 
-    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py, with identical numbers
+    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py
     python code/beyond/vae_family.py --beta 4                beta-VAE; --beta 0: reconstruction only
     python code/beyond/vae_family.py --warmup 10             KL warm-up over ten epochs
     python code/beyond/vae_family.py --free_bits 0.5         0.5 nats of KL per latent dimension are not penalised
     python code/beyond/vae_family.py --samples 5             importance-weighted bound (IWAE)
-    python code/beyond/vae_family.py --posterior sylvester   flow posterior; also planar, householder, iaf, coupling
+    python code/beyond/vae_family.py --posterior sylvester   flow posterior; also planar, householder, iaf
     python code/beyond/vae_family.py --prior coupling        a learned flow as prior
     python code/beyond/vae_family.py --decoder pixelcnn      an autoregressive decoder, which could ignore z
     python code/beyond/vae_family.py --decoder gaussian      8-bit MNIST, variance 1/2; also learned-gaussian
     python code/beyond/vae_family.py --autoencoder           neither noise nor KL term
+    python code/beyond/vae_family.py --zdim 2 --encoder grid                  the encoder reads p(x|z) on a grid of z
     python code/beyond/vae_family.py --net conv --prior coupling --zdim 40    residual convolutional networks
     python code/beyond/vae_family.py --quick                 a small run
 
@@ -54,7 +55,7 @@ GAUSSIAN = ("gaussian", "learned-gaussian")
 PARTS = {  # option value: words for titles
     "gaussian": "Gaussian decoder, variance 1/2", "learned-gaussian": "Gaussian decoder, learned variance",
     "pixelcnn": "PixelCNN decoder", "planar": "planar posterior", "householder": "Householder posterior",
-    "sylvester": "Sylvester posterior", "iaf": "autoregressive posterior", "coupling": "coupling posterior",
+    "sylvester": "Sylvester posterior", "iaf": "autoregressive posterior",
 }  # fmt: skip
 
 
@@ -152,30 +153,9 @@ class InverseAutoregressive(nn.Module):
         return z, ldj
 
 
-def alternating_masks(z_dim, steps):
-    """One mask per coupling: the even dimensions, then the odd ones, and so on."""
-    return [((torch.arange(z_dim) + 1 + i) % 2).float() for i in range(steps)]
-
-
-class Couplings(nn.Module):
-    """The couplings of a3_nf_template.py. The context enters as additional elements that no coupling changes."""
-
-    def __init__(self, z_dim, steps, n_hidden=200):
-        super().__init__()
-        masks = [torch.cat([mask, torch.ones(CONTEXT)]) for mask in alternating_masks(z_dim, steps)]
-        self.layers = nn.ModuleList(Coupling(z_dim + CONTEXT, mask, n_hidden) for mask in masks)
-
-    def forward(self, z, ldj, context):
-        shape, ldj = z.shape, ldj.flatten()
-        z = torch.cat([z, context.expand(*shape[:-1], CONTEXT)], -1).flatten(0, -2)
-        for layer in self.layers:
-            z, ldj = layer(z, ldj)
-        return z[:, : shape[-1]].view(shape), ldj.view(shape[:-1])
-
-
 POSTERIORS = {
     "diagonal": None, "planar": Planar, "householder": Householder, "sylvester": Sylvester,
-    "iaf": InverseAutoregressive, "coupling": Couplings,
+    "iaf": InverseAutoregressive,
 }  # fmt: skip
 
 
@@ -184,7 +164,8 @@ class FlowPrior(nn.Module):
 
     def __init__(self, z_dim, steps=6, n_hidden=200):
         super().__init__()
-        self.layers = nn.ModuleList(Coupling(z_dim, mask, n_hidden) for mask in alternating_masks(z_dim, steps))
+        masks = [((torch.arange(z_dim) + 1 + i) % 2).float() for i in range(steps)]  # even dimensions, odd ones, ...
+        self.layers = nn.ModuleList(Coupling(z_dim, mask, n_hidden) for mask in masks)
 
     def log_prob(self, z):
         """[..., D] -> [...], nats."""
@@ -198,6 +179,31 @@ class FlowPrior(nn.Module):
         for layer in reversed(self.layers):
             z, ldj = layer(z, ldj, reverse=True)
         return z
+
+
+class GridEncoder(vae.Encoder):
+    """An encoder for two latent dimensions that reads p(x|z) on a grid of latent vectors instead of the pixels of x.
+
+    The grid's points have equal shares of the prior's mass, so p(x|z_k) / sum_j p(x|z_j) is the posterior on the grid.
+    Its mean is the encoder's first guess. There is little left to learn, because the decoder contains nearly all that
+    the encoder needs to know about an image."""
+
+    def __init__(self, decoder, hidden_dim, side=20):
+        super().__init__(hidden_dim, 2)
+        self.hidden = nn.Linear(side**2, hidden_dim)
+        self.logits_of = decoder.logits  # a method, so the decoder's weights are not registered here as well
+        self.register_buffer("grid", vae.manifold_grid(side), persistent=False)
+        self.side = side
+        nn.init.constant_(self.out.bias[2:], -3.0)  # std 0.08 at first, near that of trained posteriors
+
+    def forward(self, input):
+        with torch.no_grad(), torch.autocast(input.device.type, enabled=False):  # the decoder learns through z alone
+            logits = self.logits_of(self.grid)  # [side^2, 784]
+            log_px_z = input @ logits.T - vae.softplus(logits).sum(1)  # [..., side^2]
+            # The posterior is often narrower than the grid's spacing. The fourth root spreads it over several points.
+            posterior = torch.softmax(log_px_z / 4, -1)
+        correction, std = super().forward(self.side * posterior)
+        return posterior @ self.grid + 0.3 * correction, std  # 0.3: smaller steps of Adam, or training is unstable
 
 
 class PixelDecoder(PixelCNN):
@@ -239,7 +245,7 @@ class Family(vae.VAE):
 
     def __init__(
         self, hidden_dim=500, z_dim=20, decoder="bernoulli", posterior="diagonal", prior="normal", flows=4, depth=1,
-        net="mlp", channels=64, autoencoder=False,
+        net="mlp", channels=64, autoencoder=False, encoder="pixels",
     ):  # fmt: skip
         super().__init__(hidden_dim, z_dim)
         if net == "conv":
@@ -250,6 +256,8 @@ class Family(vae.VAE):
             for half in self.encoder, self.decoder:  # further hidden layers
                 for _ in range(depth - 1):
                     half.hidden = nn.Sequential(half.hidden, nn.GELU(), nn.Linear(hidden_dim, hidden_dim))
+        if encoder == "grid":
+            self.encoder = GridEncoder(self.decoder, hidden_dim)
         self.autoencoder, self.free_bits, self.samples = autoencoder, 0.0, 1
         self.flow = None
         if posterior != "diagonal":
@@ -263,7 +271,7 @@ class Family(vae.VAE):
             self.log_variance = nn.Parameter(log_variance)
         else:
             self.register_buffer("log_variance", log_variance)
-        self.plain = (decoder, posterior, prior, net, autoencoder) == ("bernoulli", "diagonal", "normal", "mlp", False)
+        self.standard = (decoder, posterior, prior) == ("bernoulli", "diagonal", "normal")  # only networks may differ
 
     def log_px_z(self, x, z):
         """x [B, 784] and z [..., B, D] -> log p(x|z) [..., B]."""
@@ -317,7 +325,7 @@ class Family(vae.VAE):
         if self.autoencoder:  # the code is the encoder's mean
             reconstruction = self.log_px_z(x, self.code(x))
             return reconstruction, torch.zeros_like(reconstruction)
-        if self.plain and self.samples == 1 and not self.free_bits:
+        if self.standard and self.samples == 1 and not self.free_bits:
             return super().terms(x)
         z, log_q, mean, std = self.encode(x, self.samples)
         reconstruction, kl = self.log_px_z(x, z), log_q - self.log_p_z(z)  # [n, B]
@@ -410,6 +418,7 @@ def differences(args):
     parts = {value: PARTS[value] for value in (args.decoder, args.posterior) if value in PARTS}
     for differs, name, words in (
         (args.net == "conv", "conv", f"residual networks, {args.channels} channels"),
+        (args.encoder == "grid", "grid", "grid encoder"),
         (args.autoencoder, "autoencoder", "Autoencoder"),
         (args.prior != "normal", "prior", "coupling prior"),
         (args.beta != 1, f"beta{args.beta:g}", f"KL weight {args.beta:g}"),
@@ -447,7 +456,7 @@ def main(args):
     torch.manual_seed(args.seed)
     sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim, "decoder": args.decoder, "posterior": args.posterior,
              "prior": args.prior, "flows": args.flows, "depth": args.depth, "net": args.net, "channels": args.channels,
-             "autoencoder": args.autoencoder}  # fmt: skip
+             "autoencoder": args.autoencoder, "encoder": args.encoder}  # fmt: skip
     model = Family(**sizes).to(run.device)
     model.samples, model.free_bits = args.samples, args.free_bits
     # Coupling flows diverged at the full learning rate: flows use a third of it. Layers that compute a flow's weights
@@ -457,7 +466,7 @@ def main(args):
     groups = [{"params": [w for name, w in model.named_parameters() if slower(name) == k]} for k in rates]
     optimizer = torch.optim.AdamW(groups, args.lr, weight_decay=0.02, fused=True)
     schedule = one_cycle(optimizer, list(rates.values()), args.epochs * len(train))
-    if not model.plain:
+    if not model.standard or (args.net, args.encoder) != ("mlp", "pixels"):
         optimizer.register_step_pre_hook(clip_gradients)
     codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # fixed, so that epochs are comparable
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -521,6 +530,8 @@ def parse_args(words=None):
         "--decoder", choices=["bernoulli", *GAUSSIAN, "pixelcnn"], default="bernoulli",
         help="p(x|z); gaussian (variance 1/2) and learned-gaussian use 8-bit data",
     )  # fmt: skip
+    text = "what the encoder reads: the pixels, or p(x|z) on a grid of z (two latent dimensions only)"
+    group.add_argument("--encoder", choices=["pixels", "grid"], default="pixels", help=text)
     group.add_argument("--posterior", choices=list(POSTERIORS), default="diagonal", help="q(z|x)")
     group.add_argument("--flows", type=number(int, 1, 100), default=4, help="steps of the posterior flow")
     group.add_argument("--prior", choices=["normal", "coupling"], default="normal", help="p(z)")
@@ -555,6 +566,8 @@ def parse_args(words=None):
         (args.autoencoder and (args.samples > 1 or args.beta != 1 or args.warmup or args.free_bits
                                or (args.posterior, args.prior) != ("diagonal", "normal")),
          "--autoencoder has no bound: it cannot be combined with other objectives, posteriors or priors"),
+        (args.encoder == "grid" and (args.zdim, args.net, args.posterior) != (2, "mlp", "diagonal"),
+         "--encoder grid needs --zdim 2, --net mlp and --posterior diagonal"),
         (args.free_bits and (args.posterior, args.prior) != ("diagonal", "normal"),
          "--free_bits needs the KL of each dimension: use a diagonal posterior and a normal prior"),
     ):  # fmt: skip

@@ -7,8 +7,11 @@ import matplotlib
 matplotlib.use("Agg")  # draw into files, without a display
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
-from PIL import Image
+from PIL import Image, ImageOps
 
 # the colours of Okabe and Ito, which colour-blind readers can distinguish
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -38,7 +41,10 @@ def finish_grey(figure, path, dpi):
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=dpi)
     plt.close(figure)
-    levels = Image.open(drawn).convert("L").point(lambda grey: (grey + 8) // 17)  # 0..15
+    grey = Image.open(drawn).convert("L")
+    # an even width: pdftex leaves the half byte at the end of an odd row undefined, and the report's bytes would change
+    grey = ImageOps.expand(grey, (0, 0, grey.width % 2, 0), 255)
+    levels = grey.point(lambda level: (level + 8) // 17)  # 0..15
     small = Image.frombytes("P", levels.size, levels.tobytes())
     small.putpalette([17 * level for level in range(16) for _ in "rgb"])
     small.save(path, optimize=True, bits=4)
@@ -54,7 +60,7 @@ def curves(
     `zoom_from`: add a second panel with the curves from this index on, `zoom_ylim` and `zoom_title`. The marks, the
     points and the second axis are then drawn there. A panel is 2.7 inches wide, half of the report's text width."""
     panels = 2 if zoom_from is not None and len(x) > zoom_from + 1 else 1
-    figure, (all_axes,) = plt.subplots(1, panels, figsize=(2.7 * panels, 1.6), squeeze=False, layout="constrained")
+    figure, (all_axes,) = plt.subplots(1, panels, figsize=(2.7 * panels, 1.9), squeeze=False, layout="constrained")
     for axes, start in zip(all_axes, (0, zoom_from)):
         for i, (label, values) in enumerate(lines.items()):
             style = {"color": COLOURS[i % len(COLOURS)], "marker": marker, "markersize": 3}
@@ -79,7 +85,7 @@ def curves(
     if second_axis:
         axes.secondary_yaxis("right", functions=second_axis[1:]).set_ylabel(second_axis[0])
     if marks and not ylim:
-        axes.margins(y=0.2)  # space for the texts of the marks
+        axes.margins(y=0.3)  # space for the texts of the marks
     for height, text in marks:
         axes.axhline(height, color="0.35", linewidth=0.9, linestyle=DOTTED)
         below = height < min(map(min, lines.values()))  # put the text on the side away from the curves
@@ -168,8 +174,9 @@ def image_grids(path, grids, columns, title="", row_labels=()):
     pictures = {caption: tile(images, columns) for caption, images in grids.items()}
     widths = [picture.shape[1] for picture in pictures.values()]
     height = max(picture.shape[0] for picture in pictures.values())
-    # at most the report's text width, or half of it for a single grid
-    inches = min(2.9 if len(pictures) == 1 else 5.5, 2.4 * len(pictures) * max(1, columns / 9))
+    # at most the report's text width, or half of it for a single grid unless its images would be less than 5 mm wide
+    half = max(2.9, 0.21 * columns) if len(pictures) == 1 else 5.5
+    inches = min(5.5, half, 2.4 * len(pictures) * max(1, columns / 9))
     size = (inches, inches * height / sum(widths) + 0.25 + 0.2 * bool(title))
     figure, axes = plt.subplots(
         1, len(pictures), figsize=size, gridspec_kw={"width_ratios": widths}, squeeze=False, layout="constrained"
@@ -201,20 +208,18 @@ def picture(path, images, columns):
 
 
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
-    """Points in the plane, coloured by class 0..9."""
-    figure, axes = plt.subplots(figsize=(2.6, 2.3), layout="constrained")
+    """Points in the plane, coloured by class 0..9. The number of a class stands at the median of its points."""
+    figure, axes = plt.subplots(figsize=(1.5, 1.6), layout="constrained")
+    points, labels = np.asarray(points), np.asarray(labels)
     shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another
-    colours = plt.cm.tab10(np.asarray(labels)[shown])
-    axes.scatter(points[shown, 0], points[shown, 1], s=1, c=colours, linewidths=0, rasterized=True)
-    for digit in range(10):
-        axes.scatter([], [], s=1, color=plt.cm.tab10(digit), label=str(digit))
+    axes.scatter(*points[shown].T, s=0.3, c=plt.cm.tab10(labels[shown]), linewidths=0, rasterized=True)
+    for digit in np.unique(labels):
+        outline = [patheffects.withStroke(linewidth=2, foreground="white")]
+        style = {"color": plt.cm.tab10(digit), "fontsize": 8, "path_effects": outline, "clip_on": True}
+        axes.text(*np.median(points[labels == digit], 0), str(digit), ha="center", va="center", **style)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal")
     if limit:
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
-    axes.legend(
-        title="digit", title_fontsize=7, markerscale=4, bbox_to_anchor=(1.0, 1.0), loc="upper left", handletextpad=0.1,
-        borderaxespad=0,
-    )  # fmt: skip
     finish(figure, path)
 
 
@@ -252,10 +257,13 @@ def densities(path, line, shapes, title=""):
     axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$", title="latent space")
     for axis in axes:
         axis.set(aspect="equal", xlabel="$z_1$")
-    axes[0].plot([], [], color="0.4", linewidth=0.8, linestyle=DASHED, label="prior $p(z)$")
-    axes[0].fill_between([], [], color="0.6", label="posterior $p(z|x)$ of A and B")
-    axes[0].plot([], [], color=COLOURS[1], linewidth=0.9, linestyle="--", label="$q(z|x)$")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    (prior,) = axes[0].plot([], [], color="0.4", linewidth=0.8, linestyle=DASHED)
+    (q,) = axes[0].plot([], [], color=COLOURS[1], linewidth=0.9, linestyle="--")
+    colours = tuple(Patch(color=COLOURS[i], alpha=0.35) for i in (0, 2))
+    figure.legend(
+        [prior, colours, q], ["prior $p(z)$", "posterior $p(z|x)$ of A and of B", "encoder $q(z|x)$"], ncols=3,
+        fontsize=8, loc="outside lower center", handler_map={tuple: HandlerTuple(ndivide=None)},
+    )  # fmt: skip
     figure.suptitle(title, fontsize=9)
     finish(figure, path)
 
@@ -274,24 +282,26 @@ def gaps(path, values, title=""):
     finish(figure, path)
 
 
-def generator_losses(path, norms, scores, ahead, title=""):
-    """Both generator losses against the discriminator's logit; gradient norms and mean output of D at each step.
-
-    In the first `ahead` steps (shaded) only D is trained."""
+def generator_losses(path, norms, odds, title=""):
+    """Both generator losses against the discriminator's logit; in training, the norms of both gradients at each step,
+    and their ratio beside the odds (1 - D) / D of the generated images."""
     figure, axes = plt.subplots(1, 3, figsize=(5.5, 2.1), layout="constrained")
-    a = np.linspace(-6, 6, 200)
+    a, steps = np.linspace(-6, 6, 200), range(1, len(odds) + 1)
     losses = [-np.logaddexp(0, a), np.logaddexp(0, -a)]
-    for i, label in enumerate(norms):
+    for i, (label, each) in enumerate(norms.items()):
         style = {"color": COLOURS[i], "linestyle": ["-", "--"][i]}
-        steps = range(1, len(norms[label]) + 1)
         axes[0].plot(a, losses[i], **style)
-        axes[1].plot(steps, norms[label], label=label, linewidth=1, **style)
-        axes[2].plot(steps, scores[label], linewidth=1, **style)
+        axes[1].plot(steps, each, linewidth=1, label=label, **style)
+    saturating, other = map(np.asarray, norms.values())
+    axes[2].plot(steps, other / saturating, color=COLOURS[2], linewidth=1, label="ratio of the norms")
+    axes[2].plot(steps, odds, "--", color="0.15", linewidth=1, label="(1 - D(G(z))) / D(G(z))")
     axes[0].set(xlabel="logit a of D(G(z))", ylabel="nats", title="loss of G")
-    for axis, what in zip(axes[1:], ["norm of G's gradient", "mean of D(G(z))"]):
-        axis.axvspan(1, ahead, color="0.9", zorder=0)
-        axis.set(xlabel="step", yscale="log", title=what)
-    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    axes[1].set(xlabel="step", yscale="log", title="norm of G's gradient")
+    axes[1].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axes[1].yaxis.set_major_formatter("{x:g}")
+    axes[1].yaxis.set_minor_formatter("{x:g}")
+    axes[2].set(xlabel="step", ylim=(0, None), title="ratio of the norms")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=7)
     figure.suptitle(title, fontsize=9)
     finish(figure, path)
 

@@ -10,24 +10,35 @@ the plain loop of the race (race.py): the template's networks and learning rate.
 runs/<data>/ablation-<model>-<row>-seed<seed>/ for a whole number of epochs. One epoch, trained before, tells how many
 epochs come nearest to the given seconds, and the learning rate's schedule spans exactly these epochs. Nothing else
 should run on the machine. Values are those of the validation images. runs/<model>-ablation.json has the table.
+
+The rows of the VAE begin with the template's training and add one change of ours at a time; loops.py has the loop. They
+need no folder, because a row takes as long as the given seconds: a row that was interrupted is trained again.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
+import a3_vae_template as vae
 from common import cli
 from common.devices import processor
-from common.run import git_commit, read_results
+from common.run import git_commit, read_results, seed_epoch
+from datasets.bmnist import bmnist
 from datasets.files import ROOT, UserError, show
-from study import race, registry, tables
+from study import loops, race, registry, tables
 from study.train import SEEDS, call, data_at_hand
 
 # model: (its run in the registry, option for the number of epochs, options of the run that times one epoch, rows)
-# row: (change in words, options; None for the plain loop)
+# row: (change in words, options; None for the plain loop; a tuple for the changes of loops.VAE_CHANGES)
 ROWS = {
+    "vae": ("vae-z20", None, None, {
+        "template": ("template as handed out: tanh, Adam at 0.001", ()),
+        **{name: (words, tuple(loops.VAE_CHANGES)[: i + 1])
+           for i, (name, words) in enumerate(loops.VAE_CHANGES.items())},
+    }),
     "nf": ("nf", "--epochs", "--eval_images 1", {
         "plain": ("RealNVP, template as handed out", None),
         "ours": ("RealNVP, our training", ""),
@@ -60,9 +71,32 @@ def train(entry, options, folder, quick):
     return read_results(folder)
 
 
-def epochs_for(seconds, timed):
-    """The number of epochs that comes nearest to `seconds`, from the results of one epoch; at least one."""
-    return max(1, round(seconds / timed["seconds"]))
+def epochs_for(seconds, of_one):
+    """The number of epochs that comes nearest to `seconds`, if one epoch takes `of_one`; at least one."""
+    return max(1, round(seconds / of_one))
+
+
+def train_changed(changes, seed, data, quick, seconds):
+    """{seconds, value, epochs} of the VAE's training with these changes. The value is that of the best epoch."""
+    train, val, _ = bmnist(batch_size=256 if "cycle" in changes else 128, data=data, shift=1)
+    if quick:
+        train, val = train.subset(2000), val.subset(500)
+
+    def run(epochs):
+        """The seconds of training and the validation bound after each epoch."""
+        torch.manual_seed(seed)
+        loop, values, spent = loops.changed_vae(train, epochs, changes), [], 0.0
+        for epoch in range(1, epochs + 1):
+            seed_epoch(seed, epoch)
+            start = time.perf_counter()
+            loop.epoch()
+            spent += time.perf_counter() - start
+            loop.nets[0].eval()
+            values.append(float(vae.epoch_iter(loop.nets[0], val, None)))
+        return spent, values
+
+    spent, values = run(epochs_for(seconds, run(1)[0]))
+    return {"seconds": spent, "value": max(values), "epochs": len(values)}
 
 
 def measure(model, row, seed, args, data):
@@ -70,13 +104,15 @@ def measure(model, row, seed, args, data):
     run, epochs_option, cheap, rows = ROWS[model]
     entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
     folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / f"ablation-{model}-{row}-seed{seed}"
+    if isinstance(options, tuple):
+        return train_changed(options, seed, data, args.quick, args.seconds)
     if options is None:
         folder.mkdir(parents=True, exist_ok=True)
         curve = race.plain(entry, seed, data, args.quick, folder, args.seconds)["curve"]
         return {"seconds": curve[-1][0], "value": curve[-1][1], "epochs": None}
     timing = folder.with_name(f"ablation-{model}-{row}-timing")
     timed = train(entry, f"{options} {epochs_option} 1 {cheap}", timing, args.quick)
-    epochs = epochs_for(args.seconds, timed)
+    epochs = epochs_for(args.seconds, timed["seconds"])
     results = train(entry, f"{options} {epochs_option} {epochs} --seed {seed}", folder, args.quick)
     return {"seconds": results["seconds"], "value": results["final"][metric], "epochs": epochs}
 

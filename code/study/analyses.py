@@ -2,7 +2,8 @@
 
     python code/study/analyses.py vae-z2            the run of this name; on MNIST if there are several
     python code/study/analyses.py vae-z2 --quick    the quick run of this name
-    python code/study/analyses.py nf --bits         a flow, with test results of up to 64 dequantisation samples
+    python code/study/analyses.py nf --bits         more precise test results: of a flow with up to 64 dequantisation
+                                                    samples, of a variant of the VAE with 5,000 samples of q(z|x)
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training
 images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels. Figures are saved in the run's
@@ -21,7 +22,7 @@ import a3_nf_template as flow_script
 import a3_vae_template as vae_script
 from beyond import vae_family
 from common import cli, figures, models, quality
-from common.devices import autocast, choose_device
+from common.devices import choose_device
 from common.run import git_commit, read_results
 from datasets.bmnist import BINARY, bmnist
 from datasets.files import ROOT, UserError, show
@@ -54,46 +55,41 @@ def save_neighbours(run, title, samples, train):
     figures.image_grids(run.figure("neighbours.png"), rows, 10)
 
 
-def gan_gradients(run, title, train, ahead=50, steps=100):
-    """Question 2.4: both losses of the template's G, against a D that has trained longer than G.
+def gan_gradients(run, title, train, steps=300):
+    """Question 2.4: the gradients of both losses of G in the first steps of training with Equation 15.
 
-    Only D trains in the first `ahead` steps; then both train. This is done once with each loss of G."""
-    if run.quick:
-        ahead, steps = ahead // 5, steps // 5
-    losses = {"log(1 - D(G(z)))": lambda logits: -F.softplus(logits).mean(), "-log D(G(z))": gan_script.generator_loss}
-    norms, scores = {name: [] for name in losses}, {name: [] for name in losses}
-    for name, loss_of_G in losses.items():
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(0)
-            generator, discriminator = gan_script.Generator().to(run.device), gan_script.Discriminator().to(run.device)
-            adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999), fused=True)
-            optimizer_G, optimizer_D = adam(generator), adam(discriminator)
-            for step in range(ahead + steps):
-                chosen = torch.randint(len(train.images), (128,)).to(train.images.device)
-                real = train.images[chosen].float().to(run.device) / 127.5 - 1
-                with autocast(run.device):
-                    fake = generator(generator.noise(128).to(run.device))
-                    logits = discriminator.logits(torch.cat([real, fake.detach()]))
-                optimizer_D.zero_grad()
-                gan_script.discriminator_loss(logits[:128], logits[128:]).backward()
-                optimizer_D.step()
-                discriminator.requires_grad_(False)  # saves computing gradients of D's weights in G's step
-                with autocast(run.device):
-                    logits = discriminator.logits(fake)
-                optimizer_G.zero_grad()
-                loss_of_G(logits).backward()
-                discriminator.requires_grad_(True)
-                squares = [weights.grad.detach().pow(2).sum() for weights in generator.parameters()]
-                norms[name].append(float(torch.stack(squares).sum().sqrt()))
-                scores[name].append(float(torch.sigmoid(logits.detach()).mean()))
-                if step >= ahead:
-                    optimizer_G.step()
-    figures.generator_losses(run.figure("gradients.pdf"), norms, scores, ahead, title)
-    (saturating, other), (scores_saturating, scores_other) = norms.values(), scores.values()
+    The networks, Adam's settings and the batch size are the template's. D and G take one step each in turn. In every
+    step both gradients are computed at the same weights and noise; G then follows the saturating one."""
+    norms, scores, odds = {"log(1 - D(G(z)))": [], "-log D(G(z))": []}, [], []
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(0)
+        generator, discriminator = gan_script.Generator().to(run.device), gan_script.Discriminator().to(run.device)
+        adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999), fused=True)
+        optimizer_G, optimizer_D, weights = adam(generator), adam(discriminator), list(generator.parameters())
+        for _ in range(steps // 10 if run.quick else steps):
+            chosen = torch.randint(len(train.images), (64,)).to(train.images.device)
+            real = train.images[chosen].float().to(run.device) / 127.5 - 1
+            fake = generator(generator.noise(64).to(run.device))
+            logits = discriminator.logits(torch.cat([real, fake.detach()]))
+            optimizer_D.zero_grad()
+            gan_script.discriminator_loss(logits[:64], logits[64:]).backward()
+            optimizer_D.step()
+            logits = discriminator.logits(fake)
+            saturating, other = -F.softplus(logits).mean(), gan_script.generator_loss(logits)
+            gradients = [torch.autograd.grad(loss, weights, retain_graph=True) for loss in (saturating, other)]
+            for norm, gradient in zip(norms.values(), gradients):
+                norm.append(float(torch.stack([part.square().sum() for part in gradient]).sum().sqrt()))
+            scores.append(float(torch.sigmoid(logits.detach()).mean()))
+            odds.append((1 - scores[-1]) / scores[-1])
+            for weight, gradient in zip(weights, gradients[0]):
+                weight.grad = gradient
+            optimizer_G.step()
+    figures.generator_losses(run.figure("gradients.pdf"), norms, odds, title)
+    lowest, (saturating, other) = scores.index(min(scores)), norms.values()
     return {
-        "ahead": ahead, "steps": steps, "score_ahead": scores_other[ahead], "norm_saturating": saturating[ahead],
-        "norm_other": other[ahead], "norm_ratio": other[ahead] / saturating[ahead],
-        "last_score_saturating": scores_saturating[-1], "last_score_other": scores_other[-1],
+        "steps": len(scores), "first_score": scores[0], "lowest_score": scores[lowest], "lowest_step": lowest + 1,
+        "norm_saturating": saturating[lowest], "norm_other": other[lowest],
+        "norm_ratio": other[lowest] / saturating[lowest], "odds": odds[lowest],
     }  # fmt: skip
 
 
@@ -116,11 +112,11 @@ def flow(run, title, model, train, val, test):
     """Samples at three temperatures beside real digits, the training images nearest to ten of them, the masks of the
     couplings, and samples with one level's noise redrawn."""
     numbers = torch.Generator().manual_seed(0)
-    z = torch.randn(64, *model.flow.z_shape, generator=numbers).to(run.device)
+    z = torch.randn(36, *model.flow.z_shape, generator=numbers).to(run.device)
     grids = {f"temperature {t}": model.decode(t * z).cpu() / 255 for t in (0.7, 0.85, 1.0)}
     save_neighbours(run, title, grids["temperature 1.0"][:10], train)
-    grids["validation images"] = val.subset(64).images.cpu() / 255
-    figures.image_grids(run.figure("temperatures.png"), grids, 8, f"{title}: the same z, scaled")
+    grids["validation images"] = val.subset(36).images.cpu() / 255
+    figures.image_grids(run.figure("temperatures.png"), grids, 6, f"{title}: the same z, scaled")
     if not hasattr(model.flow, "parts"):
         masks = [torch.zeros(784).index_fill(0, layer.kept.cpu(), 1.0) for layer in list(model.flow.layers)[:2]]
         caption = "pixels that the first two couplings keep (white)"
@@ -191,7 +187,7 @@ ANALYSES = {
 def analyse(folder, data_root=None, bits=False):
     """Make the figures and analyses.json of a finished run, if there is an analysis for its script.
 
-    `bits`: for a flow, also the test results with up to 64 dequantisation samples, which take minutes."""
+    `bits`: for a flow or a variant of the VAE, also test results with more samples, which take minutes."""
     run = Finished(folder)
     if run.results["script"] not in ANALYSES:
         return print(f"{folder.name}: no analysis exists for {run.results['script']}")
@@ -207,9 +203,10 @@ def analyse(folder, data_root=None, bits=False):
     train, val, test = (split.to(run.device) for split in (train, val, test))
     numbers = make(run, title, model, train, val, test)
     if bits:
-        if run.results["script"] != registry.FLOW:
-            raise UserError("--bits is for flows only")
-        numbers |= flow_bits(model, test)
+        more = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
+        if not more:
+            raise UserError("--bits is for flows and variants of the VAE only")
+        numbers |= more(model, test)
     about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
     registry.write_json(folder / "analyses.json", {**about, **numbers})
     print(f"{folder.name}: analysed, see {show(folder)}/")
@@ -235,7 +232,7 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("run", metavar="RUN", help="name of a finished run")
     parser.add_argument("--quick", action="store_true", help="the quick run of this name")
-    text = "flows: also test results with 1, 8 and 64 dequantisation samples; takes minutes"
+    text = "flows and variants of the VAE: also test results with up to 64 or 5,000 samples; takes minutes"
     parser.add_argument("--bits", action="store_true", help=text)
     parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     return parser.parse_args(words)

@@ -85,7 +85,7 @@ def accuracies(codes, labels):
 def save_figure(path, named, train, test, title):
     """Per model: reconstructions, and images decoded from N(0, I) and from a Gaussian fitted to training codes."""
     torch.manual_seed(0)
-    x = test.subset(10).images.float()
+    x = test.subset(18).images.float()
     rows, noise = {"test images": x}, {}
     for label, model in named.items():
         z = noise.setdefault(model.z_dim, torch.randn(len(x), model.z_dim, device=x.device))

@@ -10,8 +10,10 @@ own. All metrics use test images. They are never used to choose a model: that is
 
 Samples are compared with real images of the same kind, in the features of a classifier trained on that kind. The
 baseline (training images) is evaluated in the same way. A VAE of binary images gives two kinds of images: binary
-samples, which are compared with binary test images, and decoder means, which estimate grey values and are compared with
-grey test images. Static binary MNIST has no labels, so its classifier is trained on another binarisation of MNIST.
+draws, which are compared with binary test images, and decoder means, which estimate grey values and are compared with
+grey test images. A model of grey images also gives both: its samples, and binary draws, with the grey value of a pixel
+as its probability. The draws of all models are thus judged on equal terms, with all seeds of a run that are finished.
+Static binary MNIST has no labels, so its classifier is trained on another binarisation of MNIST.
 """
 
 import functools
@@ -30,16 +32,18 @@ import a3_vae_template as vae
 from beyond import autoregressive
 from common import cli, figures, models, quality
 from common.devices import autocast, choose_device, peak_megabytes, processor
-from common.run import git_commit, seed_epoch
+from common.files import load_state
+from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import BINARY, bmnist
 from datasets.files import ROOT, UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import registry, tables
+from study.train import SEEDS, name_of
 
 LABELLED = {"bmnist": "mnist-binarised"}  # data without labels: another binarisation of the same digits, with labels
 ENDS, STEPS = (3, 8), 11  # interpolation: first and last digit, number of images
-SHOWN = 14  # samples per row
+SHOWN = 18  # samples per row
 BITS_PER_NAT = 1 / (784 * math.log(2))  # nats per image -> bits per pixel
 
 
@@ -81,11 +85,24 @@ def grey_of(data):
     return "mnist" if data == "bmnist" else data.removesuffix("-binarised").removesuffix("-binary")
 
 
+def binary_of(data):
+    """The binary data set that was made from a grey one."""
+    return {"mnist": "bmnist", "glyphs": "glyphs-binary"}.get(data, f"{data}-binarised")
+
+
 def judged(images, data, args, device):
     """All sample-quality metrics for images in 0..1, with `data` as reference."""
     classifier, against, of_training_images = reference(data, args.data_root, args.quick, device)
     metrics = quality.beside_real(quality.sample_metrics(classifier, images, *against), of_training_images)
-    return {"reference": data, "images": len(images), "classifier": quality.origin(LABELLED.get(data, data)), **metrics}
+    name = LABELLED.get(data, data)
+    about = {"classifier": quality.origin(name), "classifier_accuracy": accuracy_of(name)}
+    return {"reference": data, "images": len(images), **about, **metrics}
+
+
+def accuracy_of(data):
+    """The accuracy of a published classifier on its test images; None for a classifier trained on this machine."""
+    path = quality.PUBLISHED / f"classifier-{data}.pt"
+    return load_state(path)["accuracy"] if path.exists() else None
 
 
 # (metric that runs of this kind have, kind of likelihood, unit, metrics to copy), the first that applies
@@ -120,6 +137,21 @@ def images_from(decode, z, device, times=None):
     return torch.cat(parts)
 
 
+def draws_of_seeds(entry, runs, first, args, device):
+    """The Frechet distances of the binary draws of a run's finished seeds. `first`: the metrics of the first seed."""
+    values = [first["frechet"]]
+    for seed in SEEDS[1:]:
+        folder = runs / name_of(entry, seed)
+        if results := None if args.quick else read_results(folder):
+            load, images_of, noise_of = MODELS[results["script"]]
+            model = load(models.model_file(folder)).to(device)
+            seed_epoch(seed, results["epochs"] + 1)
+            images = images_from(lambda z: images_of(model, z), noise_of(model, first["images"]), device)  # noqa: B023
+            classifier, (features, _), _ = reference(first["reference"], args.data_root, args.quick, device)
+            values.append(quality.frechet(quality.classify(classifier, torch.bernoulli(images))[0], features))
+    return {"frechet": {"values": values, "mean": sum(values) / len(values), "spread": max(values) - min(values)}}
+
+
 def interpolation(decode, noise, classifier, device):
     """Spherical interpolation between the most confident 3 and the most confident 8 of 500 samples."""
     z = noise(500)
@@ -140,12 +172,17 @@ def evaluate(entry, folder, results, args, device):
     # the seed of the run's own final evaluation: a GAN is evaluated on the same samples again
     seed_epoch(results["seed"], results["epochs"] + 1)
     images = images_from(decode, noise(1000 if args.quick else 10000), device, times)
-    samples = {"draws" if data in BINARY else "samples": (images, data)}  # {what: (images, reference data)}
-    if data in BINARY and has_codes:
-        samples = {"means": (images, grey_of(data)), "draws": (torch.bernoulli(images), data)}
-    metrics, path = {}, None
+    # {what: (images, reference data)}
+    samples = {"draws": (torch.bernoulli(images), data if data in BINARY else binary_of(data))}
+    if data not in BINARY:
+        samples = {"samples": (images, data), **samples}
+    elif has_codes:
+        samples = {"means": (images, grey_of(data)), **samples}
+    metrics, seeds, path = {}, {}, None
     try:
         metrics = {what: judged(images, kind, args, device) for what, (images, kind) in samples.items()}
+        if entry.seeds:
+            seeds = draws_of_seeds(entry, folder.parent, metrics["draws"], args, device)
         if has_codes:
             classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
             path = interpolation(decode, noise, classifier, device)
@@ -160,7 +197,7 @@ def evaluate(entry, folder, results, args, device):
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),
         "processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "commit": git_commit(), "peak_megabytes": peak_megabytes(),  # peak of this process so far
-        "likelihood": likelihood(results["final"]), "quality": metrics,
+        "likelihood": likelihood(results["final"]), "quality": metrics, "draws_of_seeds": seeds,
     }, {what: images[:SHOWN] for what, (images, _) in samples.items()}, path  # fmt: skip
 
 
@@ -198,7 +235,8 @@ def main(args):
     for entry, run in found.items():
         comparison[entry.name], samples, path = evaluate(entry, *run, args, device)
         label = lambda what: entry.title + ("" if what == "samples" else f", {what}")  # noqa: B023
-        rows[entry.name] = {label(what): images for what, images in samples.items()}
+        shown = [what for what in samples if entry.kind == "binary" or what == "samples"]
+        rows[entry.name] = {label(what): samples[what] for what in shown}
         paths |= {entry.name: {entry.title: path}} if path is not None else {}
     comparison = {entry.name: comparison[entry.name] for entry in entries if entry.name in comparison}
     save_figures(folder, comparison, rows, paths)

@@ -194,18 +194,15 @@ def classifier(pack, model):
 
 
 def gan(pack, generator):
-    """`codes` of the generator: the noise ends with one of that many one-hot codes, times their square root."""
-    net, codes, numbers = generator.layers, getattr(generator, "codes", 0), torch.Generator().manual_seed(0)
+    """The noise ends with a one-hot code of a certain length, if the generator has codes."""
+    net, noise = generator.layers, generator.noise(4000, torch.Generator().manual_seed(0))
     if not isinstance(net, nn.Sequential):  # convolutional
         act, grid = nn.LeakyReLU(0.2), nn.Unflatten(1, (net.norm7.num_features, 7, 7))
         net = nn.Sequential(
             net.project, grid, net.norm7, act, net.up, net.norm14, act, net.pixels, nn.PixelShuffle(2), nn.Flatten()
         )
-    noise = torch.randn(4000, generator.latent_dim, generator=numbers)
-    if codes:
-        code = torch.eye(codes)[torch.randint(codes, (len(noise),), generator=numbers)]
-        noise = torch.cat([noise, codes**0.5 * code], 1)
-    sizes = {"latent_dim": generator.latent_dim, "codes": codes}
+    length = float(noise[0, generator.latent_dim :].sum())  # of the code
+    sizes = {"latent_dim": generator.latent_dim, "codes": generator.codes, "code_length": length}
     return {**sizes, "layers": layers(pack, net, nn.Tanh(), inputs=noise)}
 
 

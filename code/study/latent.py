@@ -10,6 +10,7 @@ from scipy import ndimage, stats
 from a3_gan_template import spherical, straight
 from a3_nf_template import log_prior
 from a3_vae_template import softplus
+from beyond.vae_family import log_likelihood
 from common import figures
 
 plt = figures.plt
@@ -22,11 +23,14 @@ def vae(run, title, model, train, val, test):
     shown = {"validation images": x, "reconstructions (means)": model.decoder(model.encoder(x)[0])}
     figures.image_grids(run.figure("reconstructions.png"), shown, 6, title)
     numbers = estimates_of_log_px(run, title, model, val)
-    if model.z_dim == 2:
-        codes, caption = model.encoder(test.images.float())[0].cpu(), f"{title}:\nmeans of q(z|x), test images"
-        figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
-        numbers |= posteriors(run, title, model, val)
-    return numbers
+    return numbers | two_dimensions(run, title, model, val, test) if model.z_dim == 2 else numbers
+
+
+def two_dimensions(run, title, model, val, test):
+    """D = 2: the codes of test images, coloured by digit, and what `posteriors` measures on validation images."""
+    codes, caption = model.encoder(test.images.float())[0].cpu(), "means of q(z|x)"
+    figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
+    return posteriors(run, title, model, val)
 
 
 def log_px_given_z(model, x, z):
@@ -197,7 +201,18 @@ def family(run, title, model, train, val, test):
             numbers |= attributes(run, title, model, train.images[:10_000].float(), x[:500])
         else:
             numbers |= fed_back(model, x[:100], z[:100])
+        if model.standard and model.z_dim == 2:
+            numbers |= two_dimensions(run, title, model, val, test)
     return numbers
+
+
+def precise_log_px(model, test, n_images=1000, n_draws=5000):
+    """The average bound and log p(x) of evenly spread test images, with many samples of q(z|x) per image."""
+    torch.manual_seed(0)
+    images = test.subset(n_images)
+    bound, estimate = log_likelihood(model, images, n_draws)
+    n_images = len(images.images)
+    return {"test_images": n_images, "test_draws": n_draws, "test_elbo": bound, "test_log_likelihood": estimate}
 
 
 def autoencoder(run, title, model, train, x):

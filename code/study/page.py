@@ -143,9 +143,8 @@ def results(user, quick):
     rows, scripts = [[cell.strip("*") for cell in row] for row in rows], {e.title: e.script for e in registry.RUNS}
     title, documents = "", []
     for row in rows:
-        row[0] = title = row[0] or title  # a model's rows after its first have no title in README
-        document = DOCUMENTS.get(scripts[title], "beyond.md")
-        documents.append(document if (ROOT / "docs" / document).exists() else "../README.md")
+        row[0] = title = row[0] or title  # a model's rows after its first have no title in docs/results.md
+        documents.append(DOCUMENTS.get(scripts[title], "beyond.md"))
     columns = [i for i, _ in enumerate(header) if any(row[i] for row in rows)]
     pick = lambda row: [row[i] for i in columns]
     charts = curves(found) + race_charts(race)

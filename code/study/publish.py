@@ -27,36 +27,42 @@ from study import registry, tables
 RUNS, REPORT = ROOT / "runs", ROOT / "report"
 REAL = ("mnist", "bmnist")
 LARGEST_WEIGHTS = 4e6  # bytes
-BEGIN, END = "<!-- results: written by make publish -->", "<!-- end of results -->"
-FULLY_CONNECTED = "1.89 (MAF), 1.06 (Real NVP, convolutional); FFJORD Table 2"
-CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow); FFJORD Table 2; 1.020 (UvA tutorial 11)"
-FAMILY = (
-    "-88.71 (VAE), -87.10 (IWAE, 50 samples), IWAE paper, Table 3; -85.1 (planar, 80 steps; a bound); "
-    "-85.57 (VampPrior)"
-)
-PIXELCNN = "-81.30 (PixelCNN), -79.20 (Diagonal BiLSTM); PixelRNN Table 4"
-# results of others, by run and metric: (course threshold, public solutions, literature with its source)
+BEGIN, END = "<!-- {}: written by make publish -->", "<!-- end of {} -->"
+FULLY_CONNECTED = "1.89 (MAF)"
+CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow), 1.020 (UvA tutorial 11)"
+PIXELCNN = "-81.30 (PixelCNN), -79.20 (Diagonal BiLSTM)"
+# results of others, by run and metric: (course threshold, best public solution, literature); sources: docs/results.md
 REFERENCES = {
-    ("vae-z20", "val_elbo"): ("", "-100.7 to -101.9", ""),
-    ("vae-z20", "test_elbo"): ("", "", "about -99.5 after training (AEVB, read from Figure 2)"),
-    ("vae-z20", "test_log_likelihood"): ("", "", "-88.71 (VAE of the IWAE paper, Table 3)"),
-    ("vae-z2", "val_elbo"): ("", "-151 to -154", ""),
-    ("family-best", "test_log_likelihood"): ("", "", FAMILY),
-    ("nf", "val_bpd"): ("below 1.85", "1.813 to 1.831", ""),
+    ("vae-z20", "val_elbo"): ("", "-100.6", ""),
+    ("vae-z20", "test_elbo"): ("", "", "about -99.5 (AEVB)"),
+    ("vae-z20", "test_log_likelihood"): ("", "", "-88.71 (VAE of the IWAE paper)"),
+    ("vae-z2", "val_elbo"): ("", "-152.4", ""),
+    ("family-best", "test_log_likelihood"): ("", "", "-87.10 (IWAE), -85.57 (VampPrior), -78.30 (ladder VAE)"),
+    ("nf", "val_bpd"): ("below 1.85", "1.813 (40 epochs), 1.804 (100 epochs)", ""),
     ("nf", "test_bpd_8"): ("", "", FULLY_CONNECTED),
-    ("nf-short", "seconds_to_1_85"): ("", "about 2300", ""),
+    ("nf-short", "seconds_to_1_85"): ("", "after 19 epochs", ""),
     ("nf-multiscale", "val_bpd"): ("below 1.85", "", ""),
     ("nf-multiscale", "test_bpd_8"): ("", "", CONVOLUTIONAL),
     ("nf-multiscale-long", "test_bpd_8"): ("", "", CONVOLUTIONAL),
     ("pixelcnn", "test_log_likelihood"): ("", "", PIXELCNN),
     ("pixelcnn-long", "test_log_likelihood"): ("", "", PIXELCNN),
-    ("pixelcnn-grey", "test_bpd"): ("", "", "0.808 (gated PixelCNN, UvA tutorial 12)"),
+    ("pixelcnn-grey", "test_bpd"): ("", "", "0.808 (gated PixelCNN)"),
 }
+# the rows of README's table, at most eight: (run, metric, result of others)
+HEADLINES = [
+    ("vae-z20", "val_elbo", "-100.6, public solution"),
+    ("vae-z2", "val_elbo", "-152.4, public solution"),
+    ("gan", "frechet", "none known in these features"),
+    ("nf", "val_bpd", "1.804, public solution (100 epochs)"),
+    ("nf-multiscale-long", "test_bpd_8", "1.020, UvA tutorial 11"),
+    ("family-best", "test_log_likelihood", "-85.57, VampPrior; with convolutions: -78.30, ladder VAE"),
+    ("pixelcnn-long", "test_log_likelihood", "-81.30, PixelCNN; -79.20, Diagonal BiLSTM"),
+]
 MEASURES = {
     "val_elbo": "validation bound, nats",
     "test_elbo": "test bound, nats",
     "test_log_likelihood": "test log p(x), nats",
-    "frechet": "Fréchet distance to test images (baseline, training images: {frechet_floor:.2f})",
+    "frechet": "Fréchet distance to test images (training images: {frechet_floor:.2f})",
     "confident_share": "share of confident samples (training images: {confident_share_real:.2f})",
     "coverage": "coverage (training images: {coverage_real:.2f})",
     "val_bpd": "validation, bits per dimension",
@@ -107,19 +113,46 @@ def machines(found):
     return " ".join(f"Trained on {machine}: {'; '.join(names)}." for machine, names in trained.items())
 
 
+def rounded(value, metric):
+    return tables.number(value, 3 if "bpd" in metric else 2)
+
+
+def training(result, time):
+    """The cost of a run, with the time written in this way."""
+    cost = f"{time}, {result['device']}, {tables.plural(result['threads'], 'thread')}"
+    return cost + (f", {result['processes']} processes" if result.get("processes", 1) > 1 else "")
+
+
+def headlines(found, seeds):
+    """README's table: means over seeds of metrics that are known for several seeds."""
+    lines = []
+    for run, key, others in HEADLINES:
+        if run not in found:
+            continue
+        result, metric = found[run], MEASURES[key].format(**found[run]["final"])
+        ours = f"**{rounded(result['final'][key], key)}**"
+        if key in seeds.get(run, {}):
+            ours = f"**{rounded(seeds[run][key]['mean'], key)}** ± {rounded(seeds[run][key]['spread'] / 2, key)}"
+        time = training(result, tables.duration(result["seconds"]))
+        lines.append([registry.title(run), metric, ours, others, time])
+    table = tables.markdown(["model", "metric", "ours", "best public solution or literature", "training"], lines)
+    core = [found[entry.name]["seconds"] for entry in registry.select(group="core") if entry.name in found]
+    return f"{table}\n\nThe {len(core)} runs that `make` trains took {tables.duration(sum(core))} in all."
+
+
 def rows(found):
     """Header and rows of the results table; `found` holds the results of runs."""
-    header = ["model", "metric", "ours", "course threshold", "public solutions", "literature", "training", "parameters"]
+    header = ["model", "metric", "ours", "course threshold", "best public solution", "literature", "training",
+              "parameters"]  # fmt: skip
     lines = []
     for entry in registry.RUNS:
         if entry.name not in found or (entry.group in ("family", "plane") and not entry.publishing):
             continue
         result = found[entry.name]
-        cost = f"{result['seconds']:.0f} s, {result['device']}, {tables.plural(result['threads'], 'thread')}"
-        cost += f", {result['processes']} processes" if result.get("processes", 1) > 1 else ""
+        cost = training(result, f"{result['seconds']:.0f} s")
         for i, key in enumerate(entry.results):
             about = ("", "", "") if i else (entry.title, cost, f"{result['parameters']:,}")
-            value = f"**{tables.number(result['final'][key], 3 if 'bpd' in key else 2)}**"
+            value = f"**{rounded(result['final'][key], key)}**"
             metric = MEASURES[key].format(**result["final"])
             others = REFERENCES.get((entry.name, key), ("", "", ""))
             lines.append([about[0], metric, value, *others, *about[1:]])
@@ -127,14 +160,12 @@ def rows(found):
 
 
 def table(found):
-    """README's results table: our numbers come from the files in report/results."""
-    return tables.markdown(*rows(found))
+    """All results of the published runs, and the machines."""
+    return f"{tables.markdown(*rows(found))}\n\n{machines(found)}"
 
 
 def speed(bench):
-    """README's text about bench.json. It leads with the ratio, because seconds depend on the machine."""
-    if not bench:
-        return ""
+    """The text about bench.json. It leads with the ratio, because seconds depend on the machine."""
     rows = []
     for name, result in bench["models"].items():
         if "ratio" in result:
@@ -144,32 +175,57 @@ def speed(bench):
             rows.append([registry.title(run) + comma + networks, ratio, *rates])
     header = ["training loop", "speed-up over the plain loop", "ours, images per second", "plain, images per second"]
     return (
-        f"{tables.markdown(header, rows)}\n\n"
-        "The plain loop is the one that the course's templates suggest: a DataLoader of single images, Adam, float32, "
-        "masked couplings of full width. Both loops were timed in turn in one run of `make bench` "
-        f"({bench['processor']}, {tables.plural(bench['threads'], 'thread')}, torch {bench['torch'].split('+')[0]}). "
-        "Our GAN has wider networks than the template."
+        f"{tables.markdown(header, rows)}\n\nMeasured on {bench['processor']}, "
+        f"{tables.plural(bench['threads'], 'thread')}, torch {bench['torch'].split('+')[0]}."
     )
 
 
+def scaling(found):
+    """The speed of two processes relative to two threads."""
+    rows = [[registry.title(run), *(f"{result[side]['images_per_second']:,.0f}" for side in ("one", "two")),
+             f"{result['ratio']:.2f} ± {result['ratio_spread'] / 2:.2f}"]
+            for run, result in found["models"].items()]  # fmt: skip
+    header = ["model", "images per second, one process", "two processes", "ratio"]
+    return f"{tables.markdown(header, rows)}\n\nMeasured on {found['processor']}, torch {found['torch'].split('+')[0]}."
+
+
 def spread(seeds):
-    """README's sentence about seeds.json."""
-    parts = []
+    """Mean and spread of validation results over seeds."""
+    rows = []
     for run, line in seeds.items():
         key = registry.get(run).seeds
-        mean, half = (tables.number(x, 3 if "bpd" in key else 2) for x in (line[key]["mean"], line[key]["spread"] / 2))
-        parts.append(f"{registry.title(run)}: {mean} ± {half} {tables.UNITS[key]}")
-    return f"Validation results over three seeds, mean ± half the spread: {'; '.join(parts)}." if parts else ""
+        mean, half = (rounded(x, key) for x in (line[key]["mean"], line[key]["spread"] / 2))
+        rows.append([registry.title(run), f"{mean} ± {half} {tables.UNITS[key]}", ", ".join(map(str, line["seeds"]))])
+    return tables.markdown(["model", "validation result", "seeds"], rows)
 
 
-def generated():
-    """The text between the two marker lines in README.md."""
-    found, comparison = results(), read("comparison")
-    parts = [table(found), machines(found) if found else "", speed(read("bench")), spread(read("seeds"))]
-    if comparison:
-        parts += [tables.markdown(*make(comparison)) for make in (tables.quality, tables.likelihood, tables.cost)]
-        parts.append(tables.note(comparison))
-    return "\n\n".join(part for part in parts if part)
+def race_text(race):
+    """The race in two sentences."""
+    header, rows = tables.race(race["summary"])
+    rows = [dict(zip(header, row)) for row in rows]
+    after = (f"{row['ours']} and {row['plain loop']} {row['validation metric']} ({row['model']}, {row['after']})"
+             for row in rows)  # fmt: skip
+    reached = (f"{row['ours reaches it']} ({row['model']}, {row['target']})" for row in rows)
+    return (
+        f"After the same time, ours and the plain loop reach {'; '.join(after)}. Ours reaches the result of the best "
+        f"public solution, for the GAN the plain loop's, after {'; '.join(reached)}."
+    )
+
+
+def published(name, layout):
+    """A table of the content of report/results/NAME.json."""
+    found = read(name)
+    return layout(found) if found else "Not measured yet."
+
+
+def cost(comparison):
+    return f"{tables.markdown(*tables.cost(comparison))}\n\n{tables.machines(comparison)}"
+
+
+def variants():
+    entries = registry.select(group="family")
+    found = {entry.name: result for entry in entries if (result := read(entry.name))}
+    return tables.markdown(*tables.variants(found))
 
 
 def ablation(model):
@@ -189,15 +245,37 @@ def autoregressive():
     return tables.markdown(*tables.autoregressive(found)) if found else "Not measured yet."
 
 
-# the pages with generated text between the two marker lines
-PAGES = {"README.md": generated, "docs/beyond.md": autoregressive} | {
-    f"docs/{page}.md": functools.partial(ablation, model) for page, model in (("gan", "gan"), ("flow", "nf"))
+# the pages with generated text: {page: {name in the marker lines: text}}
+PAGES = {
+    "README.md": {
+        "results": lambda: headlines(results(), read("seeds")),
+        "race": lambda: race_text(read("race")) if read("race") else "",
+    },
+    "docs/results.md": {
+        "runs": lambda: table(results()),
+        "seeds": lambda: published("seeds", spread),
+        "quality": lambda: published("comparison", lambda found: tables.markdown(*tables.quality(found))),
+        "likelihood": lambda: published("comparison", lambda found: tables.markdown(*tables.likelihood(found))),
+        "cost": lambda: published("comparison", cost),
+        "variants": variants,
+        "codes": lambda: published("codes", lambda found: tables.markdown(*tables.codes(found["models"]))),
+        "race": lambda: published("race", lambda found: tables.markdown(*tables.race(found["summary"]))),
+        "speed": lambda: published("bench", speed),
+    },
+    "docs/beyond.md": {"autoregressive": autoregressive},
+    "docs/cluster.md": {"scaling": lambda: published("scaling", scaling)},
+    **{
+        f"docs/{page}.md": {"results": functools.partial(ablation, model)}
+        for page, model in (("vae", "vae"), ("gan", "gan"), ("flow", "nf"))
+    },
 }
 
 
 def with_generated(page, text):
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{PAGES[page]()}\n{END}{rest.split(END)[1]}"
+    for name, make in PAGES[page].items():
+        before, rest = text.split(BEGIN.format(name))
+        text = f"{before}{BEGIN.format(name)}\n{make()}\n{END.format(name)}{rest.split(END.format(name), 1)[1]}"
+    return text
 
 
 def refuse(path, why):
@@ -303,7 +381,7 @@ def publish_measured():
 
 
 def write_generated():
-    """Write families.json and the generated parts of README.md and docs/ from report/results."""
+    """Write families.json and the generated parts of README.md and docs/*.md from report/results."""
     if comparison := read("comparison"):
         registry.write_json(REPORT / "results" / "families.json", tables.families(comparison, read("seeds")))
     for page in PAGES:

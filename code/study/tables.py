@@ -1,4 +1,4 @@
-"""The tables in README, docs, report and the output of evaluate.py: rows of text, and three layouts."""
+"""The tables in README, docs/, the report and the output of evaluate.py: rows of text, and three layouts."""
 
 import re
 
@@ -22,6 +22,17 @@ def number(value, digits=2):
 
 def plural(count, noun):
     return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def duration(seconds):
+    """Seconds up to 100 s, minutes up to 100 minutes, hours."""
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def quality(comparison):
@@ -68,15 +79,20 @@ def cost(comparison):
     return header, rows
 
 
+def machines(comparison):
+    """What the seconds were measured on."""
+    entries = comparison.values()
+    sampling = (f"{e['sampling_device']} ({e['processor']}, {plural(e['threads'], 'thread')})" for e in entries)
+    training = sorted({entry["training_device"].replace("1 threads", "1 thread") for entry in entries})
+    return (
+        f"Sampling: on {', '.join(dict.fromkeys(sampling))}, median over batches of 1000. "
+        f"Training: on {', '.join(training)}."
+    )
+
+
 def note(comparison):
     """The caption: machines, numbers of images, and what is comparable."""
-    entries = comparison.values()
-    machines = (f"{e['sampling_device']} ({e['processor']}, {plural(e['threads'], 'thread')})" for e in entries)
-    trained = sorted({entry["training_device"].replace("1 threads", "1 thread") for entry in entries})
-    lines = [
-        f"Sampling: on {', '.join(dict.fromkeys(machines))}, median over batches of 1000.",
-        f"Training: on {', '.join(trained)}.",
-    ]
+    entries, lines = comparison.values(), [machines(comparison)]
     if counts := sorted({metrics["images"] for entry in entries for metrics in entry["quality"].values()}):
         lines.append(
             f"Sample quality: {' or '.join(f'{count:,}' for count in counts)} samples per model and as many test "
@@ -86,7 +102,8 @@ def note(comparison):
     if any("draws" in entry["quality"] for entry in entries):
         lines.append(
             "Draws are binary samples: they are compared with binary images, in the features of a classifier of "
-            "binarised digits. Means of a VAE estimate grey values: they are compared with grey images."
+            "binarised digits; for models of grey images, a pixel's grey value is its probability. Means of a VAE "
+            "estimate grey values: they are compared with grey images."
         )
     lines.append(
         "Likelihoods are those of test images. Bits per dimension: with one and with eight dequantisation samples. "
@@ -152,14 +169,15 @@ def variants(results):
 
 def autoregressive(results):
     """One row per autoregressive model. Log p(x) of binary images and bits of 8-bit images stand in one column."""
-    header = ["model", "parameters", "context", "test", "training, s", "samples a second", "without cache"]
+    header = ["model", "parameters", "context", "test", "training", "samples a second", "without cache"]
     rows = []
     for run, result in results.items():
         final = result["final"]
         bits = "test_bpd" in final
         test = number(final["test_bpd" if bits else "test_log_likelihood"], 3 if bits else 2)
         rows.append([registry.title(run), f"{result['parameters']:,}", number(final.get("context"), 0),
-                     f"{test} {'bits' if bits else 'nats'}", number(result["seconds"], 0),
+                     f"{test} {'bits' if bits else 'nats'}",
+                     f"{result['seconds']:,.0f} s, {plural(result['threads'], 'thread')}",
                      number(final.get("samples_per_second"), 0),
                      number(final.get("samples_per_second_without_cache"), 1)])  # fmt: skip
     return header, rows

@@ -49,14 +49,14 @@ class Classifier {
 }
 
 class GAN {
-  constructor({ layers, latent_dim, codes }) {
-    Object.assign(this, { layers, latent: latent_dim, codes, size: latent_dim + codes });
+  constructor({ layers, latent_dim, codes, code_length }) {
+    Object.assign(this, { layers, latent: latent_dim, codes, length: code_length, size: latent_dim + codes });
   }
 
   /** A noise vector: normal numbers, and a one-hot code if the generator has codes. */
   noise(seed) {
     const random = randomNumbers(seed), code = Math.floor(random.uniform() * this.codes);
-    const ends = Array.from({ length: this.codes }, (_, i) => (i === code ? Math.sqrt(this.codes) : 0));
+    const ends = Array.from({ length: this.codes }, (_, i) => (i === code ? this.length : 0));
     return [...random.normals(this.latent), ...ends];
   }
 
