@@ -153,11 +153,11 @@ def taps(rows, shifts):
 
 
 def gate(a, dim):
-    """Gated activation: tanh of one half times sigmoid of the other.
+    """Gated linear unit: one half times the sigmoid of the other, here piecewise linear (min(max(a / 6 + 1/2, 0), 1)).
 
-    tanh(a) = 2 sigmoid(2 a) - 1, and the network can learn the factor 2: one sigmoid call serves both halves."""
-    value, opening = torch.sigmoid(a).chunk(2, dim)
-    return (2 * value - 1) * opening
+    After the same training time it was better than the tanh times sigmoid of the paper, and it is cheaper."""
+    value, opening = a.chunk(2, dim)
+    return value * F.hardsigmoid(opening)
 
 
 class PixelCNN(nn.Module):
