@@ -96,6 +96,7 @@ GROUPS = {
         ("nf: sign of the log-determinant", "+ shift, ldj + log_scale.sum(1)", "+ shift, ldj - log_scale.sum(1)"),
         ("nf: inverse shifts after scaling", "(changed - shift) * torch.exp(-log_scale)", "changed * torch.exp(-log_scale) - shift"),
         ("nf: logit of z / 255", "(1 - self.alpha) * z / 256\n", "(1 - self.alpha) * z / 255\n"),
+        ("nf: alpha not taken back", "(y - self.alpha / 2) / (1 - self.alpha) * 256", "y * 256"),
         ("nf: constant of alpha missing", "(math.log(1 - self.alpha) - math.log(256))", "(-math.log(256))"),
         ("nf: mask of rows", "(row + column) % 2 == 0", "row % 2 == 0"),
         ("nf: prior without its constant", "-0.5 * (x**2 + math.log(2 * math.pi))", "-0.5 * x**2"),
@@ -114,7 +115,7 @@ GROUPS = {
         ("nf: bar passed by training images", 'run.history if row["val_bpd"] < TARGET', 'run.history if row["train_bpd"] < TARGET'),
     ],
     ("code/nets/multiscale.py", "test_nf"): [
-        ("multiscale: sign of actnorm", "torch.exp(-self.log_std), ldj - logdet", "torch.exp(-self.log_std), ldj + logdet"),
+        ("multiscale: sign of actnorm", "torch.exp(-log_std), ldj - logdet", "torch.exp(-log_std), ldj + logdet"),
         ("multiscale: actnorm measures every batch", "and not self.started", ""),
         ("multiscale: logistics without their scale", "above - log_weight - log_scale", "above - log_weight"),
         ("multiscale: weights counted twice", "above - log_weight - log_scale", "above - log_scale"),
@@ -122,7 +123,16 @@ GROUPS = {
         ("multiscale: the search stops early", "eps * (1 + x[0].abs())", "1e-2 * (1 + x[0].abs())"),
         ("multiscale: inverse without the mixture's slope", "                total = total + log_slope.sum((1, 2, 3))\n", ""),
         ("multiscale: components start alike", "means += torch.linspace", "means += 0 * torch.linspace"),
+        ("multiscale: noise not as wide as its density", "torch.exp(log_std) * e", "torch.exp(log_std / 2) * e"),
         ("multiscale: half of the noise's density", "- F.logsigmoid(t) - F.logsigmoid(-t)", "- F.logsigmoid(t)"),
+    ],
+    ("code/nets/muon.py", "test_muon"): [
+        ("muon: momentum without Nesterov", "update = parameter.grad.lerp(momentum, MOMENTUM)", "update = momentum.clone()"),
+        ("muon: gradients not averaged", "lerp_(parameter.grad, 1 - MOMENTUM)", "lerp_(parameter.grad, 1)"),
+        ("muon: norm over all matrices", "matrices.norm(dim=(1, 2), keepdim=True)", "matrices.norm()"),
+        ("muon: tall matrices not turned back", "return x.mT if matrices.shape[1] > matrices.shape[2] else x", "return x.mT.reshape(matrices.shape)"),
+        ("muon: AdamW moves the hidden weights too", "            parameter.grad = None  # AdamW leaves out parameters without gradient\n", ""),
+        ("muon: hidden weights at the other rate", 'alpha=self.param_groups[1]["lr"]', 'alpha=self.param_groups[0]["lr"]'),
     ],
     ("code/common/run.py", "test_training"): [
         ("run: all epochs seeded alike", "1_000_003 * seed + epoch", "1_000_003 * seed"),

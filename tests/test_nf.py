@@ -140,6 +140,20 @@ def test_round_trip_in_float32_is_finer_than_a_grey_level():
     assert torch.equal(model.decode(z), x.floor())
 
 
+@pytest.mark.parametrize("arch", nf.DEFAULTS)
+def test_the_logit_with_the_default_alpha_has_its_slope_and_returns_every_grey_level(arch):
+    model = Model([784], 1, 8, nf.parse_args(["--arch", arch]).alpha)
+    x = torch.arange(256, dtype=torch.float64).repeat(4)[:784].view(1, 784) + 0.5
+    x[0, :2] = torch.tensor([0.0, 256])  # the ends of the range
+    x.requires_grad_()
+    y, logdet = model.logit_normalize(x, torch.zeros(1, dtype=torch.float64))
+    (slopes,) = torch.autograd.grad(y.sum(), x)
+    assert logdet.item() == pytest.approx(slopes.log().sum().item(), abs=1e-8)
+    back, total = model.logit_normalize(y, logdet, reverse=True)
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
+    assert total.item() == pytest.approx(0, abs=1e-8)
+
+
 @options([{"arch": "template"}, MULTISCALE[0], *MIXTURES])
 def test_round_trip_in_float64_is_exact_although_the_networks_have_another_precision(options):
     model = any_model(options, scale=0.5)
@@ -178,7 +192,7 @@ def test_averages_count_images_alike_and_densities_before_their_logarithm():
 def test_evaluation_in_bfloat16_agrees_with_float32(options, monkeypatch):
     """It evaluates the flow that was trained and is sampled from: couplings are invertible in any precision."""
     monkeypatch.setattr(devices, "has_fast_bf16", lambda device_type: True)
-    model, data = any_model(options, scale=0.5), [(torch.randint(0, 256, (100, 784)).float(), None)]
+    model, data = any_model(options, scale=0.2), [(torch.randint(0, 256, (100, 784)).float(), None)]
     kinds, found = [], []
     linear = [part for part in model.modules() if isinstance(part, (torch.nn.Linear, torch.nn.Conv2d))][-1]
     linear.register_forward_hook(lambda module, given, output: kinds.append(output.dtype))
@@ -306,6 +320,23 @@ def test_learned_noise_has_the_density_that_it_says(monkeypatch):
     assert ((u > 0) & (u < 1)).all()
 
 
+def test_the_mass_of_the_learned_noise_is_one(monkeypatch):
+    """The density is a product over four pixels. q_i(0) is that of pixel i at e = 0, and I_i the integral over u_i of
+    q_i(u_i) times all other q_j(0). If each q_i integrates to one, the product of all I_i is (q_1(0) ... q_4(0))^3."""
+    noise = redraw(multiscale.Dequantizer([4]), 2.0).double()
+    axis, log_integrals = torch.linspace(-9, 9, 2001, dtype=torch.float64), 0
+    for i in range(4):
+        e = torch.zeros(len(axis), 4, 1, 1, dtype=torch.float64)
+        e[:, i, 0, 0] = axis
+        monkeypatch.setattr(torch, "randn_like", lambda _, e=e: e)
+        with torch.no_grad():
+            u, log_q = noise(torch.tensor([[0.0, 20, 255, 130]], dtype=torch.float64).expand(len(axis), 4))
+        (moved,) = torch.nonzero((u[0] - u[-1]).abs() > 0.5).T
+        assert len(moved) == 1
+        log_integrals += torch.trapezoid(log_q.exp(), u[:, moved[0]]).log()
+    assert log_integrals.item() == pytest.approx(3 * log_q[1000].item(), abs=1e-4)
+
+
 @options(BOTH)
 def test_gradient_reaches_every_parameter_of_every_model(options):
     model = any_model(options).train()
@@ -423,7 +454,7 @@ def test_the_mass_of_a_flow_in_the_plane_is_one(components):
     torch.manual_seed(3)
     steps = [multiscale.Coupling(2, 4, 1, components).double() for _ in range(2)]
     for step in steps:
-        redraw(step, 2.0)
+        redraw(step)
     axis = torch.linspace(-20, 20, 301, dtype=torch.float64)
     z = points = torch.cartesian_prod(axis, axis).view(-1, 2, 1, 1)
     ldj = torch.zeros(len(points), dtype=torch.float64)

@@ -80,8 +80,8 @@ class Conv1x1(nn.Module):
             matrix = self.matrix.to(z.dtype)
             logdet = torch.linalg.slogdet(matrix).logabsdet * z.shape[2:].numel()
             if reverse:
-                return F.conv2d(z, torch.linalg.inv(matrix)[:, :, None, None]), ldj - logdet
-            return F.conv2d(z, matrix[:, :, None, None]), ldj + logdet
+                matrix, logdet = torch.linalg.inv(matrix), -logdet
+            return (matrix @ z.flatten(2)).view_as(z), ldj + logdet
 
 
 def mixture_logit(x, logits, mean, log_scale):
@@ -149,7 +149,13 @@ class Net(nn.Module):
         h = self.first(x.to(self.first.weight.dtype).contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             h = h + block(h)
-        return self.last(F.relu(h)).to(x.dtype).contiguous()
+        return self.last(F.relu(h)).to(x.dtype, memory_format=torch.contiguous_format)
+
+
+def hidden_weights(module):
+    """The weights of the convolutions between hidden layers, in all networks of a module."""
+    blocks = [part.blocks for part in module.modules() if isinstance(part, Net)]
+    return [weight for each in blocks for weight in each.parameters() if weight.ndim == 4]
 
 
 class Coupling(nn.Module):
@@ -168,11 +174,10 @@ class Coupling(nn.Module):
     def forward(self, z, ldj, reverse=False):
         kept, changed = z.chunk(2, dim=1)  # each [B, C / 2, H, W]
         parameters = self.nn(kept).unflatten(1, (-1, changed.shape[1]))  # [B, 2 + 3 K, C / 2, H, W]
-        log_scale, shift = torch.tanh(parameters[:, 0]), parameters[:, 1]
+        log_scale, shift, *mixture = parameters.split([1, 1, *3 * [self.components]], dim=1)
+        log_scale, shift = torch.tanh(log_scale.squeeze(1)), shift.squeeze(1)  # each [B, C / 2, H, W]
+        mixture[2] = mixture[2].clamp_min(MIN_LOG_SCALE)  # logits, mean, log_scale, each [B, K, C / 2, H, W]
         total = log_scale.sum((1, 2, 3))
-        if self.components:
-            logits, mean, log_s = parameters[:, 2:].chunk(3, dim=1)  # each [B, K, C / 2, H, W]
-            mixture = logits, mean, log_s.clamp_min(MIN_LOG_SCALE)
         if reverse:
             changed = (changed - shift) * torch.exp(-log_scale)
             if self.components:

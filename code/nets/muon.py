@@ -18,12 +18,15 @@ def orthogonalized(matrices, steps=5):
     x = x.mT if x.shape[1] > x.shape[2] else x  # the smaller product of both
     for _ in range(steps):
         square = x @ x.mT
-        x = 3.4445 * x + (2.0315 * square @ square - 4.775 * square) @ x
+        factor = torch.baddbmm(square, square, square, beta=-4.775, alpha=2.0315)
+        x = torch.baddbmm(x, factor, x, beta=3.4445)
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
 class Muon(torch.optim.AdamW):
-    """`hidden`: the parameters for Muon, with their own learning rate. Each is read as a matrix [outputs, inputs]."""
+    """`hidden`: the parameters for Muon, with their own learning rate. Each is read as a matrix [outputs, inputs].
+
+    They have no weight decay."""
 
     def __init__(self, parameters, lr, hidden, hidden_lr, **options):
         hidden = list(hidden)

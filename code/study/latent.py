@@ -1,4 +1,4 @@
-"""Analyses of VAEs on validation images: the latent space, estimates of log p(x), the gap of the bound."""
+"""Analyses of VAEs: the latent space, estimates of log p(x), the gaps of the bound. Validation images unless noted."""
 
 import math
 
