@@ -98,6 +98,22 @@ def test_the_step_to_one_pixel_says_what_the_whole_pass_says(model, likelihood):
         torch.testing.assert_close(steps, net.net(x), rtol=0, atol=1e-12)
 
 
+def test_a_gate_is_closed_half_open_or_open():
+    a = torch.tensor([[2.0, -4.0], [2.0, 0.0], [2.0, 1.5], [2.0, 4.0]])
+    torch.testing.assert_close(ar.gate(a, 1), torch.tensor([[0.0], [1.0], [1.5], [2.0]]))
+
+
+def test_dropout_acts_in_training_alone():
+    """Samples, which are computed without it, agree with the likelihood in eval mode."""
+    net, x = redrawn("pixelcnn"), torch.randint(0, 2, (3, 784)).double()
+    without = net(x)
+    net.net.dropout.p = 0.5
+    assert torch.equal(net(x), without)
+    assert not torch.allclose(net.train()(x), without)
+    uniforms, kept = torch.rand(3, 784, dtype=torch.float64), net.eval().sample
+    assert torch.equal(kept(uniforms), redrawn("pixelcnn").sample(uniforms))
+
+
 @pytest.mark.parametrize("likelihood", ar.LIKELIHOODS)
 @pytest.mark.parametrize("model", ar.NETS)
 def test_samples_are_the_same_with_and_without_what_was_kept(model, likelihood, small):
@@ -155,7 +171,8 @@ def test_a_run_makes_its_figures_and_draws(checkout):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--likelihood softmax256 --data bmnist", "--data mnist", "--model lstm", "--layers 0"]
+    "wrong",
+    ["--likelihood softmax256 --data bmnist", "--data mnist", "--model lstm", "--layers 0", "--model rnn --muon 0.1"],
 )
 def test_wrong_words_are_refused_in_one_line(wrong, capsys):
     with pytest.raises(SystemExit) as stop:

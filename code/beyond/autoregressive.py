@@ -38,15 +38,17 @@ from nets.muon import Muon
 
 SIDE, PIXELS = 28, 784
 OCTAVES = 8  # the last one tells even pixel values from odd ones
-TITLES = {"pixelcnn": "PixelCNN", "markov": "Two-pixel Markov model", "rnn": "GRU", "conv1d": "1-D convolutions"}
-TITLES["rnn-plain"] = "GRU without the row above"
+TITLES = {
+    "pixelcnn": "PixelCNN", "markov": "Two-pixel Markov model", "rnn": "GRU", "rnn-plain": "GRU without the row above",
+    "conv1d": "1-D convolutions",
+}  # fmt: skip
 # training settings of each model, unless the command line overrides them
 DEFAULTS = {
-    "pixelcnn": {"epochs": 4, "hidden": 32, "layers": 7, "batch_size": 16, "lr": 4e-3, "muon": 0.02},
-    "markov": {"epochs": 4, "hidden": 64, "layers": 2, "batch_size": 64, "lr": 4e-3, "muon": 0.0},
-    "rnn": {"epochs": 2, "hidden": 96, "layers": 1, "batch_size": 64, "lr": 5e-3, "muon": 0.0},
-    "rnn-plain": {"epochs": 2, "hidden": 96, "layers": 1, "batch_size": 64, "lr": 5e-3, "muon": 0.0},
-    "conv1d": {"epochs": 2, "hidden": 48, "layers": 10, "batch_size": 16, "lr": 4e-3, "muon": 0.0},
+    "pixelcnn": {"epochs": 4, "hidden": 32, "layers": 7, "batch_size": 16, "lr": 4e-3, "muon": 0.02, "dropout": 0.0},
+    "markov": {"epochs": 4, "hidden": 64, "layers": 2, "batch_size": 64, "lr": 4e-3, "muon": 0.0, "dropout": 0.0},
+    "rnn": {"epochs": 2, "hidden": 96, "layers": 1, "batch_size": 64, "lr": 5e-3, "muon": 0.0, "dropout": 0.0},
+    "rnn-plain": {"epochs": 2, "hidden": 96, "layers": 1, "batch_size": 64, "lr": 5e-3, "muon": 0.0, "dropout": 0.0},
+    "conv1d": {"epochs": 2, "hidden": 48, "layers": 10, "batch_size": 16, "lr": 4e-3, "muon": 0.0, "dropout": 0.0},
 }
 
 
@@ -184,6 +186,7 @@ class PixelCNN(nn.Module):
         self.link = nn.ModuleList(nn.Conv2d(c, 2 * c, 1) for _ in self.dilations)
         self.mix = nn.ModuleList(nn.Conv2d(c, c, 1) for _ in self.dilations)
         self.out = nn.Sequential(nn.ReLU(), nn.Conv2d(c, 2 * c, 1), nn.ReLU(), nn.Conv2d(2 * c, n_out, 1))
+        self.dropout = nn.Dropout2d(0)  # of whole channels; the rate is a setting of the training
         self.to(memory_format=torch.channels_last)
 
     def hidden(self):
@@ -206,7 +209,7 @@ class PixelCNN(nn.Module):
         for dilation, conv_v, conv_h, link, mix in zip(self.dilations, self.v, self.h, self.link, self.mix):
             above = gate(conv_v(F.pad(v, (dilation, dilation, dilation, 0))), 1)  # [B, C, 28, 28]
             v = v + above
-            h = h + mix(gate(conv_h(F.pad(h, (dilation, 0))) + link(above), 1))
+            h = h + mix(self.dropout(gate(conv_h(F.pad(h, (dilation, 0))) + link(above), 1)))
         return self.out(h).flatten(2).transpose(1, 2)
 
     def at(self, x, d, cache):
@@ -267,8 +270,10 @@ class Softmax256:
 
 
 LIKELIHOODS = {"bernoulli": Bernoulli, "softmax256": Softmax256}
-NETS = {"pixelcnn": PixelCNN, "markov": Markov, "rnn": RNN, "conv1d": Conv1d}
-NETS["rnn-plain"] = functools.partial(RNN, above=False)
+NETS = {
+    "pixelcnn": PixelCNN, "markov": Markov, "rnn": RNN, "rnn-plain": functools.partial(RNN, above=False),
+    "conv1d": Conv1d,
+}  # fmt: skip
 
 
 class Model(nn.Module):
@@ -426,6 +431,8 @@ def main(args):
     torch.manual_seed(args.seed)
     sizes = {"model": args.model, "likelihood": args.likelihood, "n_hidden": args.hidden, "layers": args.layers}
     model = Model(**sizes).to(run.device)
+    if args.dropout:
+        model.net.dropout.p = args.dropout
     hidden = model.net.hidden() if args.muon else []
     optimizer = Muon(model.parameters(), args.lr, hidden, args.muon, weight_decay=1e-4, fused=True)
     schedule = one_cycle(optimizer, [args.lr, args.muon], args.epochs * len(train))
@@ -486,12 +493,15 @@ def parse_args(words=None):
     by_model("lr", "peak learning rate of AdamW", type=number(float, above=0))
     text = "pixelcnn only: peak learning rate of Muon for the weights between hidden layers; 0: AdamW for all"
     by_model("muon", text, type=number(float, 0))
+    by_model("dropout", "pixelcnn only: share of channels set to 0 in training", type=number(float, 0, 0.9))
     models.sample_options(parser, number)
     cli.run_options(parser, BINARY + GREY)
     args = parser.parse_args(words)
     for name, value in DEFAULTS[args.model].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    if args.model != "pixelcnn" and (args.muon or args.dropout):
+        parser.error(f"--model {args.model} has neither --muon nor --dropout")
     if args.data != "auto" and (args.data in BINARY) != (args.likelihood == "bernoulli"):
         kind = "binary" if args.likelihood == "bernoulli" else "8-bit"
         parser.error(f"--likelihood {args.likelihood} needs {kind} data, not {args.data}")
