@@ -46,7 +46,6 @@ FORMULAS = {
     "coin_flips": -784 * math.log(2), "log_2": math.log(2), "two_log_2": 2 * math.log(2), "minus_log_4": -math.log(4),
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
     "bits_of_levels": 8,
-    "mixture": 10,  # logistics per pixel, beyond/autoregressive.py
     "vae_encoder_decay": "0.3", "vae_decoder_decay": "0.02",  # constants in a3_vae_template.py
     "classifier_epochs": quality.EPOCHS,
     "grid_points": 20**2,  # of GridEncoder
@@ -152,6 +151,11 @@ def variants_table(variants):
     return tables.latex(header, [[row[0].removeprefix("VAE, "), *row[1:]] for row in rows])
 
 
+def autoregressive_table(results):
+    _, rows = tables.autoregressive(results)
+    return tables.latex(["", "parameters", "context", "test", "training", "samples/s", "without cache"], rows)
+
+
 def codes_table(models):
     return wrapped(tables.latex(["code", "D", "linear", "5-NN"], tables.codes(models)[1]), 1.3)
 
@@ -180,12 +184,13 @@ def ablation_table(others, models, inches):
     return wrapped("\\begin{tabular}{@{}lr@{}}\n\\toprule\n" + body + "\n\\bottomrule\n\\end{tabular}", inches)
 
 
-def write_tables(folder, others, variants):
+def write_tables(folder, others, variants, autoregressive):
     """Write the tables that the report includes. A missing one is listed like a missing number."""
     comparison, codes = others.get("comparison"), others.get("codes")
     contents = {
         "quality": quality_table(comparison) if comparison else r"\lacks{comparison: the table}",
         "variants": variants_table(variants) if variants else r"\lacks{family: the table}",
+        "autoregressive": autoregressive_table(autoregressive),
         "codes": codes_table(codes["models"]) if codes else r"\lacks{codes: the table}",
         "ablation": ablation_table(others, ("vae", "gan"), 1.85),
         "ablation-flows": ablation_table(others, ("nf",), 1.55),
@@ -249,6 +254,8 @@ def main(args):
     named = {content["run"]: content for content in contents.values() if "final" in content}
     others = {name_of(path): content for path, content in contents.items() if "final" not in content}
     variants = {entry.name: named[entry.name] for entry in registry.select(group="family") if entry.name in named}
+    selected = registry.select(script=registry.AUTOREGRESSIVE)
+    autoregressive = {entry.name: named[entry.name] for entry in selected if entry.name in named}
     lines = [*macros(files), *define("formula", "", FORMULAS), *gains(variants)]
     lines.append(rf"\def\figures{{{figures}}}")
     lines.append(rf"\def\banner{{{banner}}}")
@@ -256,7 +263,7 @@ def main(args):
     # latexmk recompiles when this file changes: this line makes it recompile when the layout file appears
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
     (build / "macros.tex").write_text("\n".join(lines) + "\n")
-    write_tables(build, others, variants)
+    write_tables(build, others, variants, autoregressive)
     if args.user:
         compile_own(build)
 

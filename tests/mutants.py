@@ -256,6 +256,13 @@ GROUPS = {
         ("autoregressive: Markov sees its pixel", "[padded[:, :-2], padded[:, 1:-1]]", "[padded[:, 1:-1], padded[:, 2:]]"),
         ("autoregressive: first row of taps off by one", "F.pad(image, (self.LEFT, 0))[:, :, :, :-1]", "F.pad(image, (self.LEFT - 1, 0))"),
         ("autoregressive: cached tap off by one", "take(before, d - dilation, h)", "take(before, d - dilation - 1, h)"),
+        ("autoregressive: highest octave missing", "2.0 ** torch.arange(OCTAVES if", "2.0 ** torch.arange(OCTAVES - 1 if"),
+        ("autoregressive: left pixels padded before the waves", "F.pad(self.planes(x[:, row * SIDE : d]), (0, 0, self.LEFT, 0))", "self.planes(F.pad(x[:, row * SIDE : d], (self.LEFT, 0)))"),
+        ("autoregressive: rows of taps exchanged", "for row in padded for shift in shifts", "for row in padded[::-1] for shift in shifts"),
+        ("autoregressive: taps mirrored", "row[:, width + shift : width + shift + SIDE]", "row[:, width - shift : width - shift + SIDE]"),
+        ("autoregressive: dropout in eval mode", "self.dropout(gate(conv_h(", "F.dropout2d(gate(conv_h("),
+        ("autoregressive: sigmoid of the gate not shifted", "value * F.hardsigmoid(opening)", "value * F.hardtanh(opening / 3, 0, 1)"),
+        ("autoregressive: plain GRU reads the row above", "if above else (1,)", "if above else (1, SIDE)"),
         ("autoregressive: pixel one too dark", "(self.likelihood.cumulative(a) <= uniforms", "(1 - self.likelihood.cumulative(a) <= uniforms"),
     ],
     ("code/beyond/autoregressive.py", "test_training"): [

@@ -11,7 +11,7 @@ from conftest import is_one_line
 
 SCRIPT = "beyond/autoregressive.py"
 # deep enough for every earlier pixel of a 28 x 28 image
-DEEP = {"pixelcnn": 12, "rnn": 1, "conv1d": 10}
+DEEP = {"pixelcnn": 12, "rnn": 1, "rnn-plain": 1, "conv1d": 10}
 
 
 def redrawn(model, likelihood="bernoulli", n_hidden=6, layers=3):
@@ -43,10 +43,9 @@ def test_the_last_pixel_sees_the_first_and_markov_sees_two():
     assert (ar.receptive_field(redrawn("markov"), x, 300) > 0).nonzero().flatten().tolist() == [298, 299]
 
 
-@pytest.mark.parametrize("likelihood", ["softmax256", "logistic-mixture"])
 @pytest.mark.parametrize("model", ar.NETS)
-def test_no_output_of_an_8_bit_model_sees_its_own_pixel(model, likelihood):
-    seen = ar.receptive_field(redrawn(model, likelihood), torch.randint(0, 256, (2, 784)).double(), 400) > 0
+def test_no_output_of_an_8_bit_model_sees_its_own_pixel(model):
+    seen = ar.receptive_field(redrawn(model, "softmax256"), torch.randint(0, 256, (2, 784)).double(), 400) > 0
     assert not seen[400:].any()
     assert seen[399]
 
@@ -61,10 +60,9 @@ def test_the_probabilities_of_all_binary_images_sum_to_1(model, small):
 
 
 @pytest.mark.parametrize("scale", [0.1, 3, 30])
-@pytest.mark.parametrize("likelihood", ["softmax256", "logistic-mixture"])
-def test_the_256_values_of_a_pixel_have_probabilities_that_sum_to_1(likelihood, scale):
+def test_the_256_values_of_a_pixel_have_probabilities_that_sum_to_1(scale):
     torch.manual_seed(0)
-    one = ar.LIKELIHOODS[likelihood]
+    one = ar.Softmax256
     a = scale * torch.randn(50, one.outputs, dtype=torch.float64)
     values = torch.arange(256, dtype=torch.float64)
     p = one.log_prob(a[:, None].expand(-1, 256, -1), values.expand(50, -1)).exp()
@@ -72,14 +70,21 @@ def test_the_256_values_of_a_pixel_have_probabilities_that_sum_to_1(likelihood, 
     torch.testing.assert_close(p.cumsum(1)[:, :255], one.cumulative(a), rtol=0, atol=1e-9)
 
 
-def test_the_edge_bins_of_the_mixture_reach_to_infinity():
-    a = torch.zeros(1, 3 * ar.MIXTURE)
-    a[:, ar.MIXTURE : 2 * ar.MIXTURE] = -50  # all means far below -1
-    assert float(ar.LogisticMixture.log_prob(a, torch.zeros(1))) == pytest.approx(0, abs=1e-6)
-    assert float(ar.LogisticMixture.log_prob(-a, torch.full((1,), 255.0))) == pytest.approx(0, abs=1e-6)
-    far = ar.LogisticMixture.log_prob(a, torch.full((1,), 128.0))
-    assert torch.isfinite(far)
-    assert far < -100
+def test_the_inputs_tell_neighbouring_grey_values_apart():
+    """In the pixels alone, two neighbours differ by 0.008."""
+    net = redrawn("pixelcnn", "softmax256")
+    planes = net.net.planes(net.scaled(torch.arange(256.0)))
+    assert planes.shape == (256, 17)
+    assert torch.cdist(planes, planes).fill_diagonal_(9).min() > 1
+    assert redrawn("pixelcnn").net.planes(torch.ones(2, 5)).shape == (2, 5, 1)  # binary pixels need no more
+
+
+def test_the_context_is_the_number_of_pixels_that_the_last_pixel_depends_on():
+    assert {model: ar.context(redrawn(model, layers=4)) for model in ("rnn", "rnn-plain", "markov")} == {
+        "rnn": 783, "rnn-plain": 783, "markov": 2,
+    }  # fmt: skip
+    # dilations 1, 2, 4: v reaches 3 + 7 rows up and 3 + 7 columns to each side, h 4 + 7 pixels to the left
+    assert 10 * 11 < ar.context(redrawn("pixelcnn", layers=3)) < 11 * 28
 
 
 @pytest.mark.parametrize("likelihood", ar.LIKELIHOODS)
@@ -91,6 +96,22 @@ def test_the_step_to_one_pixel_says_what_the_whole_pass_says(model, likelihood):
     with torch.no_grad():
         steps = torch.stack([net.net.at(x, d, cache) for d in range(784)], 1)
         torch.testing.assert_close(steps, net.net(x), rtol=0, atol=1e-12)
+
+
+def test_a_gate_is_closed_half_open_or_open():
+    a = torch.tensor([[2.0, -4.0], [2.0, 0.0], [2.0, 1.5], [2.0, 4.0]])
+    torch.testing.assert_close(ar.gate(a, 1), torch.tensor([[0.0], [1.0], [1.5], [2.0]]))
+
+
+def test_dropout_acts_in_training_alone():
+    """Samples, which are computed without it, agree with the likelihood in eval mode."""
+    net, x = redrawn("pixelcnn"), torch.randint(0, 2, (3, 784)).double()
+    without = net(x)
+    net.net.dropout.p = 0.5
+    assert torch.equal(net(x), without)
+    assert not torch.allclose(net.train()(x), without)
+    uniforms, kept = torch.rand(3, 784, dtype=torch.float64), net.eval().sample
+    assert torch.equal(kept(uniforms), redrawn("pixelcnn").sample(uniforms))
 
 
 @pytest.mark.parametrize("likelihood", ar.LIKELIHOODS)
@@ -150,7 +171,8 @@ def test_a_run_makes_its_figures_and_draws(checkout):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["--likelihood softmax256 --data bmnist", "--data mnist", "--model lstm", "--layers 0"]
+    "wrong",
+    ["--likelihood softmax256 --data bmnist", "--data mnist", "--model lstm", "--layers 0", "--model rnn --muon 0.1"],
 )
 def test_wrong_words_are_refused_in_one_line(wrong, capsys):
     with pytest.raises(SystemExit) as stop:

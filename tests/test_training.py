@@ -49,7 +49,7 @@ CASES = {
     ),
     "autoregressive": Case(ar, "--epochs 3 --model markov --hidden 4", "val_log_px", NATS),
     "8-bit": Case(
-        ar, "--epochs 3 --model markov --hidden 4 --likelihood logistic-mixture", "val_bpd", NATS, nf.bits_per_dim(1)
+        ar, "--epochs 3 --model markov --hidden 4 --likelihood softmax256", "val_bpd", NATS, nf.bits_per_dim(1)
     ),
     "family": Case(family, "--epochs 2 --hidden 8 --zdim 2 --prior coupling --eval_samples 7", "val_elbo", ELBOS),
 }

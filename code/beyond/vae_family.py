@@ -219,13 +219,13 @@ class PixelDecoder(PixelCNN):
         self.given = self.condition(drawn.view(-1, 1, 28, 28))
         return self
 
-    def start(self, image):
-        v, h = super().start(image)
+    def start(self, x):
+        v, h = super().start(x)
         return v, h + self.given
 
-    def next_row(self, image, row, cache):
-        super().next_row(image, row, cache)
-        cache["first"] = cache["first"] + self.given[:, :, row : row + 1]
+    def next_row(self, x, row, cache):
+        super().next_row(x, row, cache)
+        cache["first"] = cache["first"] + self.given[:, :, row].mT
 
 
 def along(z, start, log_q):

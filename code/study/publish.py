@@ -239,6 +239,12 @@ def ablation(model):
 Values of validation images after {found["seconds"]:.0f} s of training on {how}. Spread: largest minus smallest."""
 
 
+def autoregressive():
+    """The table of the autoregressive models."""
+    found = {run: result for run, result in results().items() if registry.get(run).script == registry.AUTOREGRESSIVE}
+    return tables.markdown(*tables.autoregressive(found)) if found else "Not measured yet."
+
+
 # the pages with generated text: {page: {name in the marker lines: text}}
 PAGES = {
     "README.md": {
@@ -256,6 +262,7 @@ PAGES = {
         "race": lambda: published("race", lambda found: tables.markdown(*tables.race(found["summary"]))),
         "speed": lambda: published("bench", speed),
     },
+    "docs/beyond.md": {"autoregressive": autoregressive},
     "docs/cluster.md": {"scaling": lambda: published("scaling", scaling)},
     **{
         f"docs/{page}.md": {"results": functools.partial(ablation, model)}

@@ -167,6 +167,22 @@ def variants(results):
     return header, rows
 
 
+def autoregressive(results):
+    """One row per autoregressive model. Log p(x) of binary images and bits of 8-bit images stand in one column."""
+    header = ["model", "parameters", "context", "test", "training", "samples a second", "without cache"]
+    rows = []
+    for run, result in results.items():
+        final = result["final"]
+        bits = "test_bpd" in final
+        test = number(final["test_bpd" if bits else "test_log_likelihood"], 3 if bits else 2)
+        rows.append([registry.title(run), f"{result['parameters']:,}", number(final.get("context"), 0),
+                     f"{test} {'bits' if bits else 'nats'}",
+                     f"{result['seconds']:,.0f} s, {plural(result['threads'], 'thread')}",
+                     number(final.get("samples_per_second"), 0),
+                     number(final.get("samples_per_second_without_cache"), 1)])  # fmt: skip
+    return header, rows
+
+
 def codes(models):
     """One row per kind of code: how often the digit of a test image is read from it, from study/codes.py."""
     header = ["code", "dimensions", "linear probe, %", "nearest neighbours, %"]

@@ -379,11 +379,11 @@ class PixelCNN {
     return product(patches, weight.data, bias.data, 28, k, n);
   }
 
-  /** tanh of the first half times sigmoid of the second, with the factor 2 of the training code. */
+  /** The first half times the piecewise linear sigmoid of the second. */
   gate(a, pixels) {
     const c = a.length / pixels / 2, out = new Float32Array(pixels * c);
     for (let p = 0; p < pixels; p++) for (let l = 0; l < c; l++) {
-      out[p * c + l] = (2 * sigmoid(a[2 * p * c + l]) - 1) * sigmoid(a[(2 * p + 1) * c + l]);
+      out[p * c + l] = a[2 * p * c + l] * Math.min(Math.max(a[(2 * p + 1) * c + l] / 6 + 0.5, 0), 1);
     }
     return out;
   }
