@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import mutants
 from conftest import ROOT
 
 SOURCES = sorted([*ROOT.glob("code/**/*.py"), *ROOT.glob("datasets/*.py"), *ROOT.glob("report/*.py")])
@@ -106,3 +107,10 @@ def test_no_paths_of_one_machine():
     for path in [*SOURCES, ROOT / "README.md", ROOT / "Makefile"]:
         text = path.read_text()
         assert not any(f"/{name}/" in text for name in ("home", "root", "Users", "work")), path
+
+
+def test_every_deliberate_fault_still_fits_the_code():
+    for name, file, old, new, tests in mutants.FAULTS:
+        assert (ROOT / file).read_text().count(old) == 1, name
+        assert new != old, name
+        assert all((ROOT / "tests" / f"{test}.py").exists() for test in tests), name
