@@ -79,6 +79,13 @@ def test_the_inputs_tell_neighbouring_grey_values_apart():
     assert redrawn("pixelcnn").net.planes(torch.ones(2, 5)).shape == (2, 5, 1)  # binary pixels need no more
 
 
+def test_the_inputs_of_the_gru_are_the_preceding_pixel_the_row_above_and_the_position():
+    x, place = torch.arange(784.0).double()[None], [2 * 10 / 27 - 1, 2 * 20 / 27 - 1]  # row 10, column 20: pixel 300
+    for model, pixels in (("rnn", [299, 273, 272, 271]), ("rnn-plain", [299])):
+        found = redrawn(model).net.inputs(x, 300, 301)[0, 0]
+        assert found.tolist() == pytest.approx([*pixels, *place], abs=1e-6)
+
+
 def test_the_context_is_the_number_of_pixels_that_the_last_pixel_depends_on():
     assert {model: ar.context(redrawn(model, layers=4)) for model in ("rnn", "rnn-plain", "markov")} == {
         "rnn": 783, "rnn-plain": 783, "markov": 2,

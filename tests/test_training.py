@@ -64,7 +64,7 @@ def data(monkeypatch, tmp_path):
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "git_commit", lambda: None)
     monkeypatch.setattr(gan, "EVALUATE_EVERY", 1)
-    monkeypatch.setattr(ar, "seconds_per_sample_pixel", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(ar, "samples_per_second", lambda *_: (1.0, 1.0))
     monkeypatch.setattr(ar.Model, "sample", lambda self, uniforms: uniforms)
     torch.manual_seed(5)
     classifier = tiny.Judge()

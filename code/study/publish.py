@@ -47,6 +47,7 @@ REFERENCES = {
     ("pixelcnn", "test_log_likelihood"): ("", "", PIXELCNN),
     ("pixelcnn-long", "test_log_likelihood"): ("", "", PIXELCNN),
     ("pixelcnn-grey", "test_bpd"): ("", "", "0.808 (gated PixelCNN)"),
+    ("pixelcnn-grey-long", "test_bpd"): ("", "", "0.808 (gated PixelCNN)"),
 }
 # the rows of README's table, at most eight: (run, metric, result of others)
 HEADLINES = [
