@@ -11,7 +11,7 @@ dequantisation sample per image and 1.64 with eight. For --arch multiscale these
 --epochs 36 (5256 s on one thread) 1.08 and 1.06. The test split is evaluated once, after training.
 
 Changes to the template: 512 hidden units instead of 1024, SiLU, a one-cycle learning rate with a peak of 0.0015, and a
-larger alpha in the logit transform, 0.002 instead of 0.00001 (docs/flow.md says why).
+larger alpha in the logit transform (docs/flow.md says why). The measured runs are older and have the template's alpha.
 """
 
 import copy

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from a3_nf_template import Model
 from a3_vae_template import VAE
 from beyond.vae_family import Family
 from conftest import ROOT
@@ -111,6 +112,8 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
     made["gan"] = analyses.gan_gradients(run, "t", split, steps=30)
     made["family-plain"] = latent.family(run, "t", plain, split, split, split)
     made |= {"family-beta0": made["family-plain"], "family-grid": made["vae-z2"]}
+    grey = Batches(split.images[:4], torch.zeros(4), "glyphs", "", 2, with_labels=True)
+    made["nf-multiscale-long"] = analyses.flow_bits(Model([784], 1, 8, arch="multiscale").eval(), grey)
     assert torch.equal(before, torch.random.get_rng_state())
     assert analyses.gan_gradients(run, "t", split, steps=30) == made["gan"]
     quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-analyses\}\{(\w+)\}", text)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from study import train
+from study import registry, train
 
 FILES = sorted((ROOT / "docs" / "cluster").glob("*.sbatch"))
 # as sbatch: options, a script and its words; one job, or one for each number of the array
@@ -164,6 +164,5 @@ def test_a_preempted_job_of_two_processes_is_requeued_and_finishes(slurm, checko
 def test_the_speeds_in_the_docs_are_the_measured_ones():
     models = json.loads((ROOT / "report" / "results" / "scaling.json").read_text())["models"]
     text = (ROOT / "docs" / "cluster.md").read_text()
-    titles = {"vae-z20": "VAE", "gan": "GAN", "nf": "RealNVP", "nf-multiscale": "multi-scale flow"}
-    for name, title in titles.items():
-        assert f"{models[name]['ratio']:.2f} ({title})" in text
+    for name, found in models.items():
+        assert f"| {registry.title(name)} |" in text and f"| {found['ratio']:.2f} ±" in text
