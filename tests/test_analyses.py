@@ -108,12 +108,12 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
         pixels = Family(20, 3, decoder="pixelcnn").eval()
         made["family-pixelcnn"] = latent.fed_back(pixels, split.images[:2].float(), torch.randn(2, 3))
         plain = Family(20, 3).eval()
+    grey = Batches(split.images[:4], torch.zeros(4), "glyphs", "", 2, with_labels=True)
+    made["nf-multiscale-long"] = analyses.flow_bits(Model([784], 1, 8, arch="multiscale").eval(), grey)
     before = torch.random.get_rng_state()  # nothing that comes after an analysis depends on it
     made["gan"] = analyses.gan_gradients(run, "t", split, steps=30)
     made["family-plain"] = latent.family(run, "t", plain, split, split, split)
     made |= {"family-beta0": made["family-plain"], "family-grid": made["vae-z2"]}
-    grey = Batches(split.images[:4], torch.zeros(4), "glyphs", "", 2, with_labels=True)
-    made["nf-multiscale-long"] = analyses.flow_bits(Model([784], 1, 8, arch="multiscale").eval(), grey)
     assert torch.equal(before, torch.random.get_rng_state())
     assert analyses.gan_gradients(run, "t", split, steps=30) == made["gan"]
     quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-analyses\}\{(\w+)\}", text)

@@ -182,7 +182,7 @@ def test_results_figures_and_weights_are_replaced_together(place, capsys):
     old.parent.mkdir(parents=True)
     old.write_bytes(b"png")
     folder = finished_run(place, "gan")
-    assert (place / "report" / "results" / "gan-extra.json").exists()
+    assert (place / "report" / "results" / "gan-analyses.json").exists()
     publish_all()
     report = place / "report"
     assert [path.name for path in (report / "figures" / "gan").iterdir()] == ["new.png"]
