@@ -37,7 +37,7 @@ DEFAULTS = {
     "template": {
         "epochs": 40, "flows": 4, "hidden": 512, "batch_size": 256, "lr": 1.5e-3, "weight_decay": 0.02, "shift": 1,
         "mix": "permute", "dequantize": "uniform", "components": 0, "muon": 0.0,
-        "alpha": 2e-3,
+        "alpha": 1e-3,
     },
     "multiscale": {
         "epochs": 5, "flows": 6, "hidden": 48, "batch_size": 32, "lr": 4e-3, "weight_decay": 0.0, "shift": 0,
