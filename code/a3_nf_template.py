@@ -36,13 +36,11 @@ TARGET = 1.85  # bits per dimension, to be reached in Question 3.8
 DEFAULTS = {
     "template": {
         "epochs": 40, "flows": 4, "hidden": 512, "batch_size": 256, "lr": 1.5e-3, "weight_decay": 0.02, "shift": 1,
-        "mix": "permute", "dequantize": "uniform", "components": 0, "muon": 0.0,
-        "alpha": 1e-3,
+        "mix": "permute", "dequantize": "uniform", "components": 0, "muon": 0.0, "alpha": 1e-3,
     },
     "multiscale": {
         "epochs": 5, "flows": 6, "hidden": 48, "batch_size": 32, "lr": 4e-3, "weight_decay": 0.0, "shift": 0,
-        "mix": "conv1x1", "dequantize": "variational", "components": 4, "muon": 0.02,
-        "alpha": 1e-5,
+        "mix": "conv1x1", "dequantize": "variational", "components": 4, "muon": 0.02, "alpha": 1e-5,
     },
 }  # fmt: skip
 

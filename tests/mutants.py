@@ -215,7 +215,7 @@ GROUPS = {
         ("publish: the loser of the race first", "f\"{row['ours']} and {row['plain loop']} ", "f\"{row['plain loop']} and {row['ours']} "),
     ],
     ("code/study/gallery.py", "test_gallery"): [
-        ("gallery: means in place of samples", "torch.bernoulli(vae_family.draw(model, n))", "vae_family.draw(model, n)"),
+        ("gallery: means in place of samples", "torch.bernoulli(images) if", "images if"),
         ("gallery: other samples each time", "        torch.manual_seed(SEED)\n", ""),
     ],
     ("code/study/bench.py", "test_bench"): [("bench: ratio inverted", "theirs[0] / mine[0]", "mine[0] / theirs[0]")],

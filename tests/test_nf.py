@@ -11,6 +11,7 @@ import torch
 import a3_nf_template as nf
 from a3_nf_template import Coupling, Flow, Model
 from common import devices
+from conftest import ROOT
 from datasets.files import UserError
 from datasets.mnist import mnist
 from nets import multiscale
@@ -516,3 +517,14 @@ def test_an_exploding_flow_stops_with_the_step():
     data = [(torch.randint(0, 256, (8, 784)).float(), None)] * 4
     with pytest.raises(FloatingPointError, match=r"step [234]"):
         nf.epoch_iter(model, data, torch.optim.SGD(model.parameters(), 1e9))
+
+
+@pytest.mark.parametrize("alpha", [1e-5, 1e-3])
+def test_the_docs_say_what_the_logit_of_black_pixels_costs(alpha):
+    """Bits per dimension that the best normal density of a black pixel with uniform noise costs."""
+    u = (torch.arange(1_000_000, dtype=torch.float64).unsqueeze(1) + 0.5) / 1_000_000
+    z, log_slope = Model.logit_normalize(types.SimpleNamespace(alpha=alpha), u, torch.zeros_like(u[:, 0]))
+    cost = (0.5 * math.log(2 * math.pi * math.e * z.var().item()) - log_slope.mean().item()) / math.log(2)
+    text = (ROOT / "docs" / "flow.md").read_text()
+    assert f"{cost:.2f} bits" in text
+    assert f"{z.min().item():.1f} and {z.max().item():.1f}" in text

@@ -219,8 +219,8 @@ def autoencoder(run, title, model, train, x):
     """Reconstructions, and images decoded from two distributions of codes: N(0, I), and a Gaussian fitted to codes."""
     z, noise = model.code(x), torch.randn(24, model.z_dim, device=x.device)
     fitted = fitted_gaussian(model.code(train.images.float()), noise)
-    shown = {"validation images": x[:24], "decoded from their codes": model.decoder(z[:24])}
-    shown |= {"decoded from N(0, I)": model.decoder(noise), "from a Gaussian fitted to codes": model.decoder(fitted)}
+    shown = {"images": x[:24], "reconstructions": model.decoder(z[:24])}
+    shown |= {"N(0, I)": model.decoder(noise), "fitted Gaussian": model.decoder(fitted)}
     figures.image_grids(run.figure("decoded.png"), shown, 6, title)
     return {"code_norm": float(z.norm(dim=1).mean()), "code_norm_std": float(z.norm(dim=1).std())}
 

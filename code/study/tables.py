@@ -26,13 +26,9 @@ def plural(count, noun):
 
 def duration(seconds):
     """Seconds up to 100 s, minutes up to 100 minutes, hours."""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def quality(comparison):
