@@ -47,6 +47,7 @@ FORMULAS = {
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
     "bits_of_levels": 8,
     "vae_encoder_decay": "0.3", "vae_decoder_decay": "0.02",  # constants in a3_vae_template.py
+    "code_length": "2.5",  # constant in a3_gan_template.py
     "classifier_epochs": quality.EPOCHS,
     "grid_points": 20**2,  # of GridEncoder
 }  # fmt: skip
@@ -126,6 +127,11 @@ def macros(files):
             numbers["data_title"] = tables.DATA.get(result["data"], result["data"])
         if "epochs" in result:
             numbers["half"] = result["epochs"] // 2
+        if "last/val_kl" in numbers:  # Question 1.4: q(z|x) covers about exp(-KL) of the prior
+            power = round(numbers["last/val_kl"] / math.log(10))
+            lines.append(definition(result["run"], "draws_for_a_hit", rf"\ensuremath{{10^{{{power}}}}}"))
+        if "flows" in result.get("settings", {}):
+            numbers["couplings"] = 2 * result["settings"]["flows"]
         final = dict(result["final"])
         if final.get("test_elbo") is not None:
             final["gap"] = final["test_log_likelihood"] - final["test_elbo"]

@@ -207,19 +207,17 @@ def picture(path, images, columns):
     grid.resize((2 * grid.width, 2 * grid.height), Image.Resampling.NEAREST).save(path)
 
 
-def scatter(path, points, labels, title="", xlabel="", ylabel="", limit=None):
+def scatter(path, points, labels, title="", xlabel="", ylabel="", limits=None):
     """Points in the plane, coloured by class 0..9. The number of a class stands at the median of its points."""
-    figure, axes = plt.subplots(figsize=(1.5, 1.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(2.3, 2.45), layout="constrained")
     points, labels = np.asarray(points), np.asarray(labels)
     shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another
     axes.scatter(*points[shown].T, s=0.3, c=plt.cm.tab10(labels[shown]), linewidths=0, rasterized=True)
     for digit in np.unique(labels):
         outline = [patheffects.withStroke(linewidth=2, foreground="white")]
-        style = {"color": plt.cm.tab10(digit), "fontsize": 8, "path_effects": outline, "clip_on": True}
+        style = {"color": plt.cm.tab10(digit), "fontsize": 8, "weight": "bold", "path_effects": outline}
         axes.text(*np.median(points[labels == digit], 0), str(digit), ha="center", va="center", **style)
-    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal")
-    if limit:
-        axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal", xlim=limits, ylim=limits)
     finish(figure, path)
 
 

@@ -28,8 +28,9 @@ def vae(run, title, model, train, val, test):
 
 def two_dimensions(run, title, model, val, test):
     """D = 2: the codes of test images, coloured by digit, and what `posteriors` measures on validation images."""
-    codes, caption = model.encoder(test.images.float())[0].cpu(), "means of q(z|x)"
-    figures.scatter(run.figure("codes.pdf"), codes, test.labels.cpu(), caption, "$z_1$", "$z_2$", 4)
+    places = 100 * torch.special.ndtr(model.encoder(test.images.float())[0])  # percentiles, as in the manifold's grid
+    names = "percentile of $z_1$", "percentile of $z_2$"
+    figures.scatter(run.figure("codes.pdf"), places.cpu(), test.labels.cpu(), "means of q(z|x)", *names, (-3, 103))
     return posteriors(run, title, model, val)
 
 
