@@ -9,10 +9,11 @@ between 10,000 samples and the test images, in the features of a classifier trai
 10,000 training images it is 0.97. The classifier assigns more than 90 % probability to one class for a share of 0.94
 of the samples. The samples' coverage of the test images is 0.88.
 
-Training stops after 90 epochs instead of the template's 200. By then the learning rate has decayed to 0.
+Training stops after 90 epochs instead of the template's 200. By then the learning rate has decayed to nearly 0.
 """
 
 import copy
+import functools
 import math
 import sys
 from itertools import pairwise
@@ -50,6 +51,18 @@ def cosines(n):
     return (28 * images / images.norm()).view(n * n, 784)
 
 
+class Waves(nn.Module):
+    """Images [B, 784] as a sum of waves with given amplitudes [B, n^2]."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.register_buffer("waves", cosines(n), persistent=False)
+        self.bias = nn.Parameter(torch.full((784,), -1.0))
+
+    def forward(self, amplitudes):
+        return amplitudes @ self.waves + self.bias
+
+
 class Generator(nn.Module):
     """G maps noise z [B, latent_dim + codes] to images [B, 784] in [-1, 1].
 
@@ -82,18 +95,6 @@ class Generator(nn.Module):
 
     def forward(self, z):
         return torch.tanh(at_least_float32(self.layers(z)))
-
-
-class Waves(nn.Module):
-    """Images [B, 784] as a sum of waves with given amplitudes [B, n^2]."""
-
-    def __init__(self, n):
-        super().__init__()
-        self.register_buffer("waves", cosines(n), persistent=False)
-        self.bias = nn.Parameter(torch.full((784,), -1.0))
-
-    def forward(self, amplitudes):
-        return amplitudes @ self.waves + self.bias
 
 
 class Discriminator(nn.Module):
@@ -175,13 +176,13 @@ def train(
     generator.train()
     discriminator.train()
     records = []
-    for step, (imgs, _) in enumerate(distributed.share(dataloader)):
-        size = distributed.size(imgs)
+    for step, (imgs, _) in enumerate(distributed.local_batches(dataloader)):
+        size = distributed.global_batch_size(imgs)
         if size == 1:
             continue  # BatchNorm needs at least two images
         real = jitter(imgs.to(device) / 127.5 - 1, shift)  # [B, 784] in [-1, 1], the range of the generator's tanh
         with autocast(device):
-            fake = generator(distributed.own(generator.noise(size)).to(device))
+            fake = generator(distributed.local_rows(generator.noise(size)).to(device))
             shifted = jitter(fake.detach(), shift)
             real_logits, fake_logits = discriminator.logits(real), discriminator.logits(shifted)
         loss_D = discriminator_loss(real_logits, fake_logits)
@@ -207,7 +208,7 @@ def train(
         records.append(torch.stack([loss_D, loss_G, *scores]).detach())
         after_step()
     require_finite([record.sum() for record in records])
-    return dict(zip(METRICS, distributed.total(*torch.stack(records).mean(0))))
+    return dict(zip(METRICS, distributed.sum_over_processes(*torch.stack(records).mean(0))))
 
 
 def warn_if_dead(epoch, losses, say):
@@ -299,6 +300,11 @@ def load(path):
     return models.load_model(path, Path(__file__).name, Generator)
 
 
+def draw(generator, n):
+    """n images in 0..1."""
+    return images_of(generator, generator.noise(n))
+
+
 def default_name(args):
     return "gan" if args.arch == "template" else f"gan-{args.arch}"
 
@@ -309,7 +315,6 @@ def title(args):
 
 def main(args):
     if args.sample:
-        draw = lambda generator, n: images_of(generator, generator.noise(n))
         return models.draw_samples(args, default_name(args), GREY, load, draw)
     train_data, val, test = mnist(args.data_root, args.batch_size, data=args.data)
     run = Run(args, __file__, default_name(args), train_data.name, args.n_epochs)
@@ -350,7 +355,7 @@ def main(args):
         run.seed(epoch)
         losses = dict.fromkeys(METRICS)
         if epoch > 0:
-            # the learning rate is constant in the first 30 % of training, then decays linearly to 0
+            # the learning rate is constant in the first 30 % of training, then decays linearly to nearly 0
             decay = min(1.0, (1 - (epoch - 1) / args.n_epochs) / 0.7)
             for optimizer, lr in (optimizer_G, args.lr), (optimizer_D, args.d_lr):
                 optimizer.param_groups[0]["lr"] = lr * decay
@@ -368,7 +373,7 @@ def main(args):
             distance = quality.frechet(quality.classify(classifier, samples)[0], val_features)
         run.record(epoch, **losses, frechet_val=distance)
         if distance is not None and distance <= min(row["frechet_val"] for row in measured(run)):
-            best = {name: value.clone() for name, value in average.state_dict().items()}
+            best = copy.deepcopy(average.state_dict())
         if epoch in stages(args.n_epochs):
             snapshots[epoch] = (255 * images_of(average, noise)).round().to(torch.uint8)
         run.save(parts, best=best, snapshots=snapshots, steps=steps)
@@ -398,11 +403,7 @@ def parse_args(words=None):
     number, parser = cli.number, cli.Parser(__doc__, __file__)
     add = parser.add_argument_group("model and training").add_argument
     add("--arch", choices=list(DEFAULTS), default="template", help="architecture of both networks")
-
-    def by_arch(name, text, **kind):
-        template, conv = (defaults[name] for defaults in DEFAULTS.values())
-        add(f"--{name}", help=f"{text} (default: {template}; conv: {conv})", **kind)
-
+    by_arch = functools.partial(cli.add_with_defaults, add, DEFAULTS)
     by_arch("n_epochs", "number of epochs", type=number(int, 1))
     by_arch("batch_size", "images per step, at least 2", type=number(int, 2))
     by_arch("lr", "learning rate of G", type=number(float, above=0))
@@ -414,12 +415,12 @@ def parse_args(words=None):
     add("--shift", type=number(int, 0, 3), default=1, help="data augmentation: largest shift in pixels")
     add("--averaging", type=number(float, 0, 1), default=0.9995, help="decay per step of the averaged weights of G")
     add("--save_interval", type=number(int, 1), default=500, help="steps between two saved sample grids")
-    models.sample_options(parser, number)
+    cli.sample_options(parser)
     cli.run_options(parser, GREY)
     args = parser.parse_args(words)
-    for name, value in DEFAULTS[args.arch].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    cli.fill_in(args, DEFAULTS[args.arch])
+    if args.arch == "conv" and args.waves:
+        parser.error("--arch conv has no --waves")
     args.n_epochs = min(args.n_epochs, 4) if args.quick else args.n_epochs
     return args
 

@@ -15,6 +15,7 @@ larger alpha in the logit transform (docs/flow.md says why). The measured runs a
 """
 
 import copy
+import functools
 import math
 import sys
 from pathlib import Path
@@ -138,9 +139,8 @@ class Model(nn.Module):
             y = self.alpha / 2 + (1 - self.alpha) * z / 256
             log_y, log_rest = torch.log(y), torch.log(1 - y)
             return log_y - log_rest, logdet + linear - (log_y + log_rest).sum(1)
-        y = torch.sigmoid(z)
-        logdet = logdet + (torch.log(y) + nn.functional.logsigmoid(-z)).sum(1) - linear
-        return (y - self.alpha / 2) / (1 - self.alpha) * 256, logdet
+        logdet = logdet + (nn.functional.logsigmoid(z) + nn.functional.logsigmoid(-z)).sum(1) - linear
+        return (torch.sigmoid(z) - self.alpha / 2) / (1 - self.alpha) * 256, logdet
 
     def encode(self, input):
         """Images to latent vectors and log |det dz/dx|; for learned dequantisation log q(u | x) is subtracted."""
@@ -178,10 +178,10 @@ def bits_per_dim(log_px, dimensions=784):
 def epoch_iter(model, data, optimizer, schedule=None):
     """One pass over `data`, which updates a model in training mode. Returns the average bits per dimension.
 
-    Evaluation uses bfloat16, as training does: a coupling layer is invertible whatever the precision of its network."""
+    Evaluation uses bfloat16, as training does: a coupling layer is invertible at any precision of its network."""
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
-    for imgs, _ in distributed.share(data):
+    for imgs, _ in distributed.local_batches(data):
         with torch.set_grad_enabled(model.training), autocast(device):
             log_px = model(imgs.to(device))
         if model.training:
@@ -196,8 +196,8 @@ def epoch_iter(model, data, optimizer, schedule=None):
             losses.append(loss.detach())
         total = total + in_double(log_px.detach()).sum()  # the last batch is smaller: sum now, divide at the end
         images += len(imgs)
-    require_finite(losses, 100)  # bits per dimension; untrained models have 28
-    total, images = distributed.total(total, images)
+    require_finite(losses, 100)  # bits per dimension; untrained models have less than 30
+    total, images = distributed.sum_over_processes(total, images)
     return bits_per_dim(total / images)
 
 
@@ -244,7 +244,8 @@ def worst_round_trip(model, images, dtype):
 def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
     """Bits per dimension against the epoch (0: untrained). A second panel shows the values near the target."""
     crossed = next((epoch for epoch, bpd in enumerate(val_curve) if bpd < TARGET), None)
-    start, points, note = 1 if crossed == 1 or len(val_curve) < 4 else 2, [], f"; dotted: {TARGET}"
+    start = 1 if crossed == 1 or len(val_curve) < 4 else 2
+    points, note = [], f"; dotted: {TARGET}"
     if crossed:
         points = [(crossed, val_curve[crossed])]
         note += f", reached in epoch {crossed}" + (f", {sum(seconds[: crossed + 1]):.0f} s" if seconds else "")
@@ -286,6 +287,11 @@ def load(path):
     return models.load_model(path, Path(__file__).name, lambda **sizes: Model([784], **sizes))
 
 
+def draw(model, n):
+    """n images in 0..1."""
+    return model.sample(n) / 255
+
+
 def default_name(args):
     return "nf" if args.arch == "template" else f"nf-{args.arch}"
 
@@ -296,7 +302,7 @@ def title(args):
 
 def main(args):
     if args.sample:
-        return models.draw_samples(args, default_name(args), GREY, load, lambda model, n: model.sample(n) / 255)
+        return models.draw_samples(args, default_name(args), GREY, load, draw)
     train, val, test = mnist(args.data_root, args.batch_size, data=args.data, shift=args.shift)
     run = Run(args, __file__, default_name(args), train.name, args.epochs)
     print(f"Data:   {train.title}, {train.source}")
@@ -328,7 +334,7 @@ def main(args):
             train_bpd, val_bpd = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         run.record(epoch, train_bpd=train_bpd, val_bpd=val_bpd)
         if val_bpd <= min(run.column("val_bpd")):
-            best = {name: value.clone() for name, value in model.state_dict().items()}
+            best = copy.deepcopy(model.state_dict())
         if epoch in stages(args.epochs):
             snapshots[epoch] = model.decode(codes).to(torch.uint8).cpu()
         run.save(parts, best=best, snapshots=snapshots)
@@ -358,11 +364,7 @@ def parse_args(words=None):
     number, parser = cli.number, cli.Parser(__doc__, __file__)
     add = parser.add_argument_group("model and training").add_argument
     add("--arch", choices=list(DEFAULTS), default="template", help="architecture of the flow")
-
-    def by_arch(name, text, **kind):
-        template, multiscale = (defaults[name] for defaults in DEFAULTS.values())
-        add(f"--{name}", help=f"{text} (default: {template}; multiscale: {multiscale})", **kind)
-
+    by_arch = functools.partial(cli.add_with_defaults, add, DEFAULTS)
     by_arch("epochs", "number of epochs", type=number(int, 1))
     by_arch("flows", "pairs of coupling layers; multiscale: steps per level", type=number(int, 1, 100))
     by_arch("hidden", "width of the hidden layers", type=number(int, 1, 20000))
@@ -378,12 +380,12 @@ def parse_args(words=None):
     by_arch("dequantize", "dequantisation noise; variational: learned", choices=["uniform", "variational"])
     by_arch("alpha", "alpha of the logit transform", type=number(float, above=0, below=0.5))
     add("--eval_images", type=number(int, 1), default=10000, help="test images to evaluate, with 8 samples each")
-    models.sample_options(parser, number)
+    cli.sample_options(parser)
     cli.run_options(parser, GREY)
     args = parser.parse_args(words)
-    for name, value in DEFAULTS[args.arch].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    cli.fill_in(args, DEFAULTS[args.arch])
+    if args.arch == "template" and (args.mix != "permute" or args.components or args.muon):
+        parser.error("--arch template has neither --mix nor --components nor --muon")
     args.epochs = min(args.epochs, 4) if args.quick else args.epochs
     return args
 

@@ -12,6 +12,7 @@ Data augmentation: training images are shifted by up to one pixel, all of them a
 training ELBO is therefore below the validation ELBO for most of the training.
 """
 
+import copy
 import math
 import sys
 from pathlib import Path
@@ -69,9 +70,14 @@ def softplus(x):
     return x.clamp_min(0) + torch.log(1 + torch.exp(-x.abs()))
 
 
-def kl_from_prior(mean, std):
-    """KL(N(mean, std^2) || N(0, 1)) in nats, summed over dimensions (Question 1.5): [B, z] -> [B]."""
-    return 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).sum(1)
+def kl_per_dimension(mean, std):
+    """KL(N(mean, std^2) || N(0, 1)) in nats, elementwise (Question 1.5)."""
+    return 0.5 * (std**2 + mean**2 - 1 - 2 * std.log())
+
+
+def with_gradient_of(surrogate, value):
+    """A tensor with this value, but with the gradient of `surrogate`."""
+    return surrogate + (value - surrogate).detach()
 
 
 class VAE(nn.Module):
@@ -89,14 +95,13 @@ class VAE(nn.Module):
         z = mean + std * distributed.noise(torch.randn_like, mean)  # [B, z], the reparametrisation trick
         logits = self.decoder.logits(z)
         reconstruction = (x * logits - softplus(logits)).sum(1)  # log Bernoulli(x | sigmoid(logits))
-        kl = kl_from_prior(mean, std)
+        kl = kl_per_dimension(mean, std).sum(1)
         if self.training:
-            # This keeps the exact value of the KL but replaces its gradient. The new gradient is that of the estimate
-            # log q(z|x) - log p(z), taken through z only. It is unbiased too, and the total gradient is less noisy
-            # when q is close to the posterior (Roeder et al. 2017).
+            # The path gradient of the KL term: that of the estimate log q(z|x) - log p(z), taken through z only. It is
+            # unbiased too, and the total gradient is less noisy when q is close to the posterior (Roeder et al. 2017).
             fixed_mean, fixed_std = mean.detach(), std.detach()
             path = 0.5 * (z**2 - ((z - fixed_mean) / fixed_std) ** 2).sum(1)
-            kl = path + (kl - path).detach()
+            kl = with_gradient_of(path, kl)
         return reconstruction, kl
 
     def forward(self, input):
@@ -123,7 +128,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
     """One pass over `data`, which updates a model in training mode. Returns the average ELBO in nats per image."""
     device = next(model.parameters()).device
     elbo, images, losses = 0, 0, []
-    for x in distributed.share(data):
+    for x in distributed.local_batches(data):
         x = x.to(device)
         with torch.set_grad_enabled(model.training), autocast(device, model.training):
             reconstruction, kl = model.terms(x)
@@ -139,7 +144,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
         elbo = elbo + (reconstruction - kl).detach().sum()  # the last batch is smaller: sum now, divide at the end
         images += len(x)
     require_finite(losses)
-    elbo, images = distributed.total(elbo, images)
+    elbo, images = distributed.sum_over_processes(elbo, images)
     return elbo / images
 
 
@@ -160,7 +165,7 @@ def diagnose(model, data):
     A dimension is active if the variance of the encoder's mean over the data is above 0.01 (Burda et al. 2016)."""
     device = next(model.parameters()).device
     mean, std = (torch.cat(parts) for parts in zip(*(model.encoder(x.to(device).flatten(1)) for x in data)))  # [N, z]
-    return float(kl_from_prior(mean, std).mean()), int((mean.var(0) > 0.01).sum())
+    return float(kl_per_dimension(mean, std).sum(1).mean()), int((mean.var(0) > 0.01).sum())
 
 
 @torch.no_grad()
@@ -170,24 +175,22 @@ def log_likelihood(model, data, n_samples):
     log p(x) is estimated by importance sampling, log (1/S) sum_s p(x|z_s) p(z_s) / q(z_s|x). In expectation this is a
     lower bound that increases with S (IWAE, Burda et al. 2016)."""
     device = next(model.parameters()).device
-    chunk = min(n_samples, 250)
     bound, estimate, images = 0.0, 0.0, 0
     for batch in data:
         for x in batch.to(device).flatten(1).split(20):
             mean, std = model.encoder(x)
-            log_sum, log_mean = in_double(torch.full((len(x),), -math.inf, device=device)), 0.0
-            for start in range(0, n_samples, chunk):
-                eps = torch.randn(min(chunk, n_samples - start), *mean.shape, device=device)  # [S, B, z]
+            parts = []
+            for start in range(0, n_samples, 250):  # larger parts do not fit into caches
+                eps = torch.randn(min(250, n_samples - start), *mean.shape, device=device)  # [S, B, z]
                 z = mean + std * eps
                 logits = model.decoder.logits(z)  # [S, B, 784]
                 # log Bern(x | sigmoid(l)) = x l - softplus(l), summed over pixels
                 log_px_z = torch.einsum("sbm,bm->sb", logits, x) - softplus(logits).sum(-1)
                 log_ratio = (0.5 * (eps**2 - z**2) + std.log()).sum(-1)  # log p(z) - log q(z|x)
-                log_w = in_double(log_px_z + log_ratio)
-                log_sum = torch.logaddexp(log_sum, log_w.logsumexp(0))
-                log_mean = log_mean + log_w.sum(0)
-            bound += float(log_mean.sum()) / n_samples
-            estimate += float((log_sum - math.log(n_samples)).sum())
+                parts.append(in_double(log_px_z + log_ratio))
+            log_w = torch.cat(parts)  # [n_samples, B]
+            bound += float(log_w.mean(0).sum())
+            estimate += float((log_w.logsumexp(0) - math.log(n_samples)).sum())
             images += len(x)
     return bound / images, estimate / images
 
@@ -243,6 +246,11 @@ def load(path):
     return models.load_model(path, Path(__file__).name, VAE)
 
 
+def draw(model, n):
+    """n images in 0..1: the means of p(x|z)."""
+    return model.sample(n)[1]
+
+
 def default_name(args):
     return f"vae-z{args.zdim}"
 
@@ -253,7 +261,7 @@ def title(args):
 
 def main(args):
     if args.sample:
-        return models.draw_samples(args, default_name(args), BINARY, load, lambda model, n: model.sample(n)[1])
+        return models.draw_samples(args, default_name(args), BINARY, load, draw)
     train, val, test = bmnist(args.data_root, args.batch_size, data=args.data, shift=1)
     run = Run(args, __file__, default_name(args), train.name, args.epochs)
     print(f"Data:   {train.title}, {train.source}")
@@ -287,7 +295,7 @@ def main(args):
             val_reconstruction=val_elbo + kl, val_kl=kl, active_units=active,
         )  # fmt: skip
         if val_elbo >= max(run.column("val_elbo")):
-            best = {name: value.clone() for name, value in model.state_dict().items()}
+            best = copy.deepcopy(model.state_dict())
         if epoch in stages(args.epochs):
             grids[epoch] = snapshot(model, codes)
         if args.zdim == 2 and epoch in (0, args.epochs // 2, args.epochs):  # Question 1.15
@@ -318,7 +326,7 @@ def parse_args(words=None):
     add("--batch_size", type=number(int, 1), default=256, help="images per step")
     add("--lr", type=number(float, above=0), default=8e-3, help="peak learning rate")
     add("--eval_samples", type=number(int, 1), default=100, help="importance samples per test image, for log p(x)")
-    models.sample_options(parser, number)
+    cli.sample_options(parser)
     cli.run_options(parser, BINARY)
     args = parser.parse_args(words)
     if args.quick:

@@ -112,7 +112,9 @@ def shares(request, monkeypatch):
             monkeypatch.setattr(distributed, "rank", rank)
             monkeypatch.setattr(distributed, "processes", processes)
             torch.manual_seed(3)
-            (batch,) = [function(part) for part in distributed.share([torch.arange(size * 6.0).view(size, 3, 2)])]
+            (batch,) = [
+                function(part) for part in distributed.local_batches([torch.arange(size * 6.0).view(size, 3, 2)])
+            ]
             results.append(batch)
         return results
 
@@ -122,14 +124,14 @@ def shares(request, monkeypatch):
 def test_shares_of_a_batch_are_its_rows_in_order(shares):
     size, in_each = shares
     assert torch.equal(torch.cat(in_each(lambda x: x)), torch.arange(size * 6.0).view(size, 3, 2))
-    assert in_each(distributed.size) == [size] * len(in_each(len))
+    assert in_each(distributed.global_batch_size) == [size] * len(in_each(len))
     assert max(in_each(len)) - min(in_each(len)) <= 1
     assert distributed.rows is None  # outside the loop everything is as in one process
 
 
 def test_images_and_labels_are_shared_alike(monkeypatch):
     monkeypatch.setattr(distributed, "processes", 2)
-    ((images, labels),) = distributed.share([(torch.zeros(5, 4), torch.arange(5))])
+    ((images, labels),) = distributed.local_batches([(torch.zeros(5, 4), torch.arange(5))])
     assert len(images) == 2
     assert labels.tolist() == [0, 1]
 
@@ -161,11 +163,11 @@ def test_means_of_the_shares_add_up(shares):
 
 def test_one_process_gets_what_it_gave():
     x = torch.randn(4, 3)
-    for function in (distributed.own, distributed.whole, distributed.add):
+    for function in (distributed.local_rows, distributed.global_batch, distributed.add):
         assert function(x) is x
-    assert list(distributed.share([x])) == [x]
-    assert distributed.total(torch.tensor(0.1), 3) == [float(torch.tensor(0.1)), 3.0]
-    assert distributed.own_device(torch.device("cuda")).index is None
+    assert list(distributed.local_batches([x])) == [x]
+    assert distributed.sum_over_processes(torch.tensor(0.1), 3) == [float(torch.tensor(0.1)), 3.0]
+    assert distributed.local_device(torch.device("cuda")).index is None
     assert distributed.launcher() == ["python"]
     assert not distributed.end()
 
@@ -177,13 +179,13 @@ def test_each_process_has_its_gpu_and_too_few_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda", 3)
+    assert distributed.local_device(torch.device("cuda")) == torch.device("cuda", 3)
     assert chosen == [torch.device("cuda", 3)]
-    assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
+    assert distributed.local_device(torch.device("cpu")) == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     for device in ("cuda", "mps"):
         with pytest.raises(UserError, match="more processes than CUDA GPUs"):
-            distributed.own_device(torch.device(device))
+            distributed.local_device(torch.device(device))
 
 
 def test_processes_that_see_other_folders_are_refused(monkeypatch):
@@ -192,8 +194,8 @@ def test_processes_that_see_other_folders_are_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "broadcast", lambda x, source: x.fill_(source + 7))
     linear, schedule = torch.nn.Linear(2, 2), object()
     with pytest.raises(UserError, match="same file system"):
-        distributed.agree(0, [linear])
-    distributed.agree(3, [linear, schedule])
+        distributed.synchronise(0, [linear])
+    distributed.synchronise(3, [linear, schedule])
     assert torch.equal(linear.bias, torch.full((2,), 7.0))  # what the first process has sent
 
 

@@ -44,8 +44,9 @@ def test_a_step_by_hand():
 
 def model():
     torch.manual_seed(0)
-    net = multiscale.Net(2, 3, 4, 2).double()
-    torch.nn.init.normal_(net.last.weight)
+    net = torch.nn.Sequential(multiscale.Net(2, 2, 4), multiscale.Net(2, 3, 4)).double()
+    for part in net:
+        torch.nn.init.normal_(part.last.weight)
     return net, Muon(net.parameters(), 0.01, multiscale.hidden_weights(net), 0.03, weight_decay=0.1)
 
 
@@ -65,7 +66,7 @@ def test_hidden_weights_follow_the_momentum_and_all_others_adamw():
         for name, weight in net.named_parameters()
         if any(weight is each for each in optimizer.param_groups[1]["params"])
     }
-    assert hidden == {f"blocks.{block}.{layer}.weight" for block in (0, 1) for layer in (1, 3)}
+    assert hidden == {f"{part}.block.{layer}.weight" for part in (0, 1) for layer in (1, 3)}
     before = {name: weight.clone() for name, weight in net.named_parameters()}
     others = [torch.nn.Parameter(before[name]) for name in before if name not in hidden]
     adamw = torch.optim.AdamW(others, 0.01, weight_decay=0.1)

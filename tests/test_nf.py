@@ -427,7 +427,7 @@ def test_the_inverse_of_a_mixture_is_exact_over_the_whole_line(dtype, scale):
 
 
 def test_components_of_an_untrained_coupling_differ():
-    coupling, z = multiscale.Coupling(8, 4, 1, components=3), torch.randn(2, 8, 4, 4)
+    coupling, z = multiscale.Coupling(8, 4, components=3), torch.randn(2, 8, 4, 4)
     coupling(z, torch.zeros(2))[0].pow(2).sum().backward()
     means = coupling.nn.last.bias.grad.view(11, 4)[5:8]
     assert (means.diff(dim=0).abs() > 1e-3).all()
@@ -453,7 +453,7 @@ def test_numbers_that_are_not_finite_end_the_search():
 def test_the_mass_of_a_flow_in_the_plane_is_one(components):
     """A coupling layer with two channels of one pixel, integrated over a grid."""
     torch.manual_seed(3)
-    steps = [multiscale.Coupling(2, 4, 1, components).double() for _ in range(2)]
+    steps = [multiscale.Coupling(2, 4, components).double() for _ in range(2)]
     for step in steps:
         redraw(step)
     axis = torch.linspace(-20, 20, 301, dtype=torch.float64)
@@ -475,8 +475,8 @@ def test_sizes_that_cannot_be_squeezed_are_refused_in_words(pixels):
 
 def test_the_code_is_split_among_the_levels():
     """What leaves after the first level is the second half of its channels: a change of it there stays in its part."""
-    assert multiscale.Flow([784]).parts() == [392, 392]
-    assert multiscale.Flow([256], levels=3).parts() == [128, 64, 64]
+    assert multiscale.Flow([784]).sizes() == [392, 392]
+    assert multiscale.Flow([256], levels=3).sizes() == [128, 64, 64]
     flow = redraw(multiscale.Flow([64], 2, 8, levels=2)).eval()
     z, ldj = torch.randn(1, 64), torch.zeros(1)
     with torch.no_grad():

@@ -167,7 +167,7 @@ class PixelCNN(nn.Module):
 
     A vertical kernel is 2 x 3, a horizontal one 1 x 2, both with the layer's `dilation`. The first layers also read
     sine and cosine of 8-bit pixels in several octaves: they tell neighbouring values apart, such as 253 and 254. All
-    the darkest pixels of an MNIST image often have the same value, which differs between images."""
+    the brightest pixels of an MNIST image often have the same value, which differs between images."""
 
     ABOVE, AROUND, LEFT = 3, 3, 4  # first layers: rows above, columns on either side, pixels to the left
 
@@ -312,7 +312,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
     """One pass over `data`; updates the model in training mode. Returns the average log p(x) in nats."""
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
-    for batch in distributed.share(data):
+    for batch in distributed.local_batches(data):
         x = (batch[0] if isinstance(batch, (list, tuple)) else batch).flatten(1).to(device)
         with torch.set_grad_enabled(model.training), autocast(device, model.training):
             log_px = model(x)
@@ -329,7 +329,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
         total = total + in_double(log_px.detach()).sum()
         images += len(x)
     require_finite(losses, 1000)  # bits per dimension
-    total, images = distributed.total(total, images)
+    total, images = distributed.sum_over_processes(total, images)
     return total / images
 
 
@@ -452,7 +452,7 @@ def main(args):
             values = run_epoch(model, (run.train_progress(train), val), optimizer, schedule)
         run.record(epoch, **{f"train_{metric}": convert(values[0]), f"val_{metric}": convert(values[1])})
         if score(run.history[-1]) >= max(map(score, run.history)):
-            best = {name: value.clone() for name, value in model.state_dict().items()}
+            best = copy.deepcopy(model.state_dict())
         if epoch in (0, args.epochs // 2, args.epochs):
             snapshots[epoch] = model.sample(uniforms).to(torch.uint8).cpu()
         run.save(parts, best=best, snapshots=snapshots)
@@ -466,7 +466,8 @@ def main(args):
     save_figures(run, f"{title(args)}, {train.title}", model, val, snapshots)
     log_px = epoch_iter(model, run.progress(test, "test"), None)
     cached, naive = samples_per_second(model, torch.rand(100 if args.quick else 1000, PIXELS).to(run.device))
-    chosen, name = max(run.history, key=score), "log_likelihood" if binary else "bpd"
+    chosen = max(run.history, key=score)
+    name = "log_likelihood" if binary else "bpd"
     final = {f"val_{name}": chosen[f"val_{metric}"], "best_epoch": chosen["epoch"], f"test_{name}": convert(log_px)}
     final |= {"context": context(model), "samples_per_second": cached, "samples_per_second_without_cache": naive}
     run.finish([model], **final)
@@ -482,10 +483,7 @@ def parse_args(words=None):
         help="pixel distribution: bernoulli for binary data, softmax256 for 8-bit data",
     )  # fmt: skip
 
-    def by_model(name, text, **kind):
-        values = ", ".join(f"{model} {defaults[name]:g}" for model, defaults in DEFAULTS.items())
-        group.add_argument(f"--{name}", help=f"{text} (default: {values})", **kind)
-
+    by_model = functools.partial(cli.add_with_defaults, group.add_argument, DEFAULTS)
     by_model("epochs", "passes over the training images", type=number(int, 1))
     by_model("hidden", "width of the layers", type=number(int, 1, 4096))
     by_model("layers", "number of layers", type=number(int, 1, 100))
@@ -494,12 +492,10 @@ def parse_args(words=None):
     text = "pixelcnn only: peak learning rate of Muon for the weights between hidden layers; 0: AdamW for all"
     by_model("muon", text, type=number(float, 0))
     by_model("dropout", "pixelcnn only: share of channels set to 0 in training", type=number(float, 0, 0.9))
-    models.sample_options(parser, number)
+    cli.sample_options(parser)
     cli.run_options(parser, BINARY + GREY)
     args = parser.parse_args(words)
-    for name, value in DEFAULTS[args.model].items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    cli.fill_in(args, DEFAULTS[args.model])
     if args.model != "pixelcnn" and (args.muon or args.dropout):
         parser.error(f"--model {args.model} has neither --muon nor --dropout")
     if args.data != "auto" and (args.data in BINARY) != (args.likelihood == "bernoulli"):

@@ -335,7 +335,7 @@ def parse_args(words=None):
     group.add_argument("--hidden", type=number(int, 1, 4096), default=64, help="width of the hidden layers")
     group.add_argument("--batch_size", type=number(int, 1), default=512, help="points per step")
     group.add_argument("--lr", type=number(float, above=0), default=5e-3, help="peak learning rate")
-    models.sample_options(parser, number, "points", 100_000)
+    cli.sample_options(parser, "points", 100_000)
     cli.run_options(parser)
     args = parser.parse_args(words)
     if args.quick:

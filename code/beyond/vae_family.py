@@ -30,6 +30,7 @@ of training; the plain VAE reaches -91.64 (500 importance samples, 1000 images).
 report/results/family-*.json have the numbers of the other variants.
 """
 
+import copy
 import functools
 import math
 import sys
@@ -193,7 +194,7 @@ class GridEncoder(vae.Encoder):
         self.hidden = nn.Linear(side**2, hidden_dim)
         self.logits_of = decoder.logits  # a method, so the decoder's weights are not registered here as well
         self.register_buffer("grid", vae.manifold_grid(side), persistent=False)
-        self.side = side
+        self.scale = side  # of the inputs, which are small: they sum to 1
         nn.init.constant_(self.out.bias[2:], -3.0)  # std 0.08 at first, near that of trained posteriors
 
     def forward(self, input):
@@ -202,7 +203,7 @@ class GridEncoder(vae.Encoder):
             log_px_z = input @ logits.T - vae.softplus(logits).sum(1)  # [..., side^2]
             # The posterior is often narrower than the grid's spacing. The fourth root spreads it over several points.
             posterior = torch.softmax(log_px_z / 4, -1)
-        correction, std = super().forward(self.side * posterior)
+        correction, std = super().forward(self.scale * posterior)
         return posterior @ self.grid + 0.3 * correction, std  # 0.3: smaller steps of Adam, or training is unstable
 
 
@@ -237,7 +238,7 @@ def along(z, start, log_q):
     units = torch.eye(z.shape[-1]).to(z)[:, None, None].expand(-1, *z.shape)
     jacobian = torch.autograd.grad(z, start, units, retain_graph=True, is_grads_batched=True)[0]  # [D of z, n, B, D]
     gradient = torch.linalg.solve_ex(jacobian.movedim(0, -1), gradient)[0]  # transposed Jacobian
-    return log_q.detach() + (gradient * (z - z.detach())).sum(-1)
+    return vae.with_gradient_of((gradient * z).sum(-1), log_q)
 
 
 class Family(vae.VAE):
@@ -333,15 +334,13 @@ class Family(vae.VAE):
             weights = torch.softmax((reconstruction - kl).detach(), 0)  # normalised importance weights
             z.register_hook(lambda gradient: weights.unsqueeze(-1) * gradient)  # path gradients: weights squared
             weighted = (weights * (reconstruction - kl)).sum(0)
-            return reconstruction.mean(0).detach(), kl.mean(0).detach() + weighted.detach() - weighted
+            return reconstruction.mean(0).detach(), vae.with_gradient_of(-weighted, kl.mean(0))
         reconstruction, kl = reconstruction.mean(0), kl.mean(0)
         if self.flow is None and self.prior is None:
-            each = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log())  # [B, D], exact
-            exact = each.sum(1)
-            kl = kl + (exact - kl).detach() if self.training else exact
-            if self.training and self.free_bits:
-                penalised = each.mean(0).clamp_min(self.free_bits).sum()  # of the batch average, as in the paper
-                kl = exact.detach() + penalised - penalised.detach()
+            exact = vae.kl_per_dimension(mean, std)  # [B, D]
+            if self.training and self.free_bits:  # they apply to the batch average, as in the paper
+                kl = exact.mean(0).clamp_min(self.free_bits).sum()
+            kl = vae.with_gradient_of(kl, exact.sum(1)) if self.training else exact.sum(1)
         return reconstruction, kl
 
     @torch.no_grad()
@@ -491,7 +490,7 @@ def main(args):
             val_reconstruction=reconstruction, val_kl=bound(kl), active_units=active,
         )  # fmt: skip
         if for_bound and val_elbo >= max(run.column("val_elbo")):
-            best = {name: value.clone() for name, value in model.state_dict().items()}
+            best = copy.deepcopy(model.state_dict())
         if epoch in vae.stages(args.epochs):
             drawn = model.draw(codes.to(run.device), uniforms.to(run.device))
             grids[epoch] = (255 * drawn).round().to(torch.uint8).cpu()
@@ -520,7 +519,7 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("objective")
     group.add_argument("--beta", type=number(float, 0), default=1.0, help="weight of the KL term in training")
-    group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs in which this weight rises from 0")
+    group.add_argument("--warmup", type=number(int, 0), default=0, help="epochs before this weight reaches --beta")
     group.add_argument("--free_bits", type=number(float, 0), default=0.0, help="unpenalised KL per dimension, nats")
     group.add_argument("--samples", type=number(int, 1, 1000), default=1, help="samples of z in the training objective")
     text = "neither noise nor KL term: no bound, and no prior to sample from"
@@ -550,7 +549,7 @@ def parse_args(words=None):
     group.add_argument("--eval_samples", type=number(int, 1), default=500, help=text)
     text = "test images, evenly spaced, for the test bound and log p(x)"
     group.add_argument("--eval_images", type=number(int, 1), default=1000, help=text)
-    models.sample_options(parser, number)
+    cli.sample_options(parser)
     cli.run_options(parser, BINARY + GREY)
     args = parser.parse_args(words)
     grey = args.decoder in GAUSSIAN
@@ -560,7 +559,7 @@ def parse_args(words=None):
         (args.samples > 1 and (args.beta != 1 or args.warmup or args.free_bits),
          "--samples cannot be combined with --beta, --warmup or --free_bits: its bound has no separate KL term"),
         (args.warmup >= args.epochs,
-         f"--warmup {args.warmup} must be less than --epochs {args.epochs}: the KL weight would never be 1"),
+         f"--warmup {args.warmup} must be less than --epochs {args.epochs}: the KL weight would never reach --beta"),
         (args.posterior == "sylvester" and args.zdim > 100,
          "--posterior sylvester: at most 100 dimensions, since its matrices have zdim x zdim elements"),
         (args.autoencoder and (args.samples > 1 or args.beta != 1 or args.warmup or args.free_bits

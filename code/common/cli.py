@@ -30,8 +30,8 @@ class Parser(argparse.ArgumentParser):
 
     class Formatter(argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action):
-            no_default = action.default in (None, False, argparse.SUPPRESS)
-            return action.help if no_default else f"{action.help} (default: %(default)s)"
+            absent = any(action.default is value for value in (None, False, argparse.SUPPRESS)) or action.default == []
+            return action.help if absent else f"{action.help} (default: %(default)s)"
 
     def __init__(self, doc, file):
         usage = f"python {Path(file).resolve().relative_to(ROOT).as_posix()} [options]"
@@ -72,6 +72,26 @@ def number(kind, low=None, high=None, above=None, below=None):
         return value
 
     return convert
+
+
+def add_with_defaults(add, defaults, name, text, **kind):
+    """Add an option whose default depends on another one. `defaults`: {value of the other one: {option: default}}."""
+    values = ", ".join(f"{choice} {options[name]}" for choice, options in defaults.items())
+    add(f"--{name}", help=f"{text} (default: {values})", **kind)
+
+
+def fill_in(args, defaults):
+    """Set the options that the command line left out."""
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+
+
+def sample_options(parser, what="images", most=400):
+    """The options that draw samples from a trained model."""
+    group = parser.add_argument_group("sampling without training")
+    group.add_argument("--sample", type=number(int, 1, most), metavar="N", help=f"draw N {what} and exit")
+    group.add_argument("--weights", metavar="FILE", help="model file to sample from (default: the run's model.pt)")
 
 
 def run_options(parser, data_names=()):

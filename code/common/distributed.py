@@ -2,7 +2,7 @@
 
 Each process has a device and a copy of the model. All draw the random numbers for the whole batch, but each computes
 only its rows of the batch. Sums over the batch are added over the processes, so together they train as one process
-would. With one process, and outside a loop over `share`, these functions do no more than one process needs.
+would. With one process, and outside a loop over `local_batches`, these functions do no more than one process needs.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from datasets.files import UserError
 
 launched = "TORCHELASTIC_RUN_ID" in os.environ  # by torchrun
 rank, processes = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE")) if launched else (0, 1)
-rows = None  # in a loop over `share`: (start, stop, size) of the rows of this process in the whole batch
+rows = None  # in a loop over `local_batches`: (start, stop, size) of the rows of this process in the whole batch
 
 
 def start():
@@ -32,10 +32,10 @@ def let_others_start():
         add(torch.zeros(1))
 
 
-def agree(epoch, parts):
+def synchronise(epoch, parts):
     """Start from the same epoch and from the weights of the first process, however the processors round."""
     if processes > 1:
-        if total(epoch) != [processes * epoch]:
+        if sum_over_processes(epoch) != [processes * epoch]:
             raise UserError("the processes see different run folders: all machines need the same file system")
         for part in parts:
             for value in part.state_dict().values() if isinstance(part, nn.Module) else ():
@@ -51,7 +51,7 @@ def end():
     return rank > 0
 
 
-def own_device(device):
+def local_device(device):
     """The GPU of this process; CPUs are shared."""
     if processes == 1 or device.type == "cpu":
         return device
@@ -71,7 +71,7 @@ def launcher():
     return ["torchrun", *rendezvous, f"--nproc_per_node={local}"]
 
 
-def share(batches):
+def local_batches(batches):
     """The batches; with several processes, their rows of this process."""
     global rows
     for batch in batches:
@@ -79,22 +79,22 @@ def share(batches):
             pair = isinstance(batch, (tuple, list))  # images and labels
             n = len(batch[0] if pair else batch)
             rows = n * rank // processes, n * (rank + 1) // processes, n
-            batch = [own(part) for part in batch] if pair else own(batch)
+            batch = [local_rows(part) for part in batch] if pair else local_rows(batch)
         yield batch
     rows = None
 
 
-def size(x):
+def global_batch_size(x):
     """The number of rows of the whole batch, given those of this process."""
     return len(x) if rows is None else rows[2]
 
 
-def own(x):
+def local_rows(x):
     """The rows of this process, given the whole batch."""
     return x if rows is None else x[rows[0] : rows[1]]
 
 
-def whole(x):
+def global_batch(x):
     """The whole batch, given the rows of this process. Gradients return to the processes whose rows they are."""
     if rows is None:
         return x
@@ -131,7 +131,7 @@ def noise(draw, like):
     # numbers are drawn in the order of the memory, so the whole batch must be laid out like its rows
     row = 1 + sum((n - 1) * stride for n, stride in zip(like.shape[1:], like.stride()[1:]))
     shape, strides = (rows[2], *like.shape[1:]), (row, *like.stride()[1:])
-    return own(draw(torch.empty_strided(shape, strides, dtype=like.dtype, device=like.device)))
+    return local_rows(draw(torch.empty_strided(shape, strides, dtype=like.dtype, device=like.device)))
 
 
 def mean(x):
@@ -143,7 +143,7 @@ class WholeBatch:
     """BatchNorm with the statistics of the whole batch, on any device (torch's SyncBatchNorm needs CUDA)."""
 
     def forward(self, x):
-        return own(super().forward(whole(x))) if self.training else super().forward(x)
+        return local_rows(super().forward(global_batch(x))) if self.training else super().forward(x)
 
 
 class BatchNorm1d(WholeBatch, nn.BatchNorm1d):
@@ -161,7 +161,7 @@ def add(x):
     return x
 
 
-def total(*values):
+def sum_over_processes(*values):
     """Numbers or scalars as floats, each added over the processes."""
     return add(torch.tensor([float(value) for value in values], dtype=torch.float64)).tolist()
 

@@ -48,12 +48,6 @@ def find_model(name, data_names, quick=False):
     raise UserError(f"there is no trained model {name}: train it first, or give its file with --weights")
 
 
-def sample_options(parser, number, what="images", most=400):
-    group = parser.add_argument_group("sampling without training")
-    group.add_argument("--sample", type=number(int, 1, most), metavar="N", help=f"draw N {what} and exit")
-    group.add_argument("--weights", metavar="FILE", help="model file to sample from (default: the run's model.pt)")
-
-
 def picture_path(path, n):
     """The file for samples of a model: next to the model file, or in runs/ for published weights."""
     if path.parent != PUBLISHED:

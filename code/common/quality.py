@@ -76,9 +76,10 @@ def load_classifier(data, device, splits, say=print):
 
     `splits()` returns the labelled loaders (train, validation, test); it is only called to train a classifier."""
     name = f"classifier-{data}.pt"
+    cached = cache_folder() / name
     with torch.random.fork_rng():
         model = Classifier().to(device, memory_format=torch.channels_last)
-    for path in (PUBLISHED / name, cache_folder() / name):
+    for path in (PUBLISHED / name, cached):
         if path.exists():
             saved = load_state(path, device)
             load_weights(model, saved.get("state") if isinstance(saved, dict) else None, path)
@@ -87,10 +88,10 @@ def load_classifier(data, device, splits, say=print):
     train, _, test = splits()
     model = train_classifier(in_unit_range(train.images), train.labels, device)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_classifier(path, model, test)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        save_classifier(cached, model, test)
     except OSError as error:
-        say(f"{show(path)} cannot be written ({error.strerror}): the classifier will be trained again next time")
+        say(f"{show(cached)} cannot be written ({error.strerror}): the classifier will be trained again next time")
     return model
 
 

@@ -90,7 +90,7 @@ class Run:
             raise UserError(f"--name {self.name}: must be a name, not a path")
         self.settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
         self.device, why = choose_device(args.device)
-        self.device, self.processes = distributed.own_device(self.device), distributed.processes
+        self.device, self.processes = distributed.local_device(self.device), distributed.processes
         self.folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / self.name
         self.checkpoint = self.folder / "checkpoint.pt"
         self.history, self.seconds, self.epoch_seconds, self.bar = [], 0.0, [], None
@@ -161,7 +161,7 @@ class Run:
 
         Returns the other entries of the checkpoint."""
         others = self._load(parts) if self.checkpoint.exists() else {}
-        distributed.agree(len(self.history), parts.values())
+        distributed.synchronise(len(self.history), parts.values())
         return others
 
     def _load(self, parts):

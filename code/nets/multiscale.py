@@ -46,7 +46,7 @@ class ActNorm(nn.Module):
     def forward(self, z, ldj, reverse=False):
         if self.training and not reverse and not self.started:
             with torch.no_grad():
-                batch = distributed.whole(z)
+                batch = distributed.global_batch(z)
                 self.mean.copy_(batch.mean((0, 2, 3), keepdim=True))
                 self.log_std.copy_(batch.std((0, 2, 3), keepdim=True).clamp_min(1e-3).log())
                 self.started.fill_(True)
@@ -132,14 +132,11 @@ def invert_mixture_logit(y, logits, mean, log_scale):
 class Net(nn.Module):
     """The network of a coupling layer: [B, c_in, H, W] -> [B, c_out, H, W]. It starts with zeros."""
 
-    def __init__(self, c_in, c_out, n_hidden, blocks):
+    def __init__(self, c_in, c_out, n_hidden):
         super().__init__()
         self.first = nn.Conv2d(c_in, n_hidden, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 1)
-            )
-            for _ in range(blocks)
+        self.block = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(n_hidden, n_hidden, 1)
         )
         self.last = nn.Conv2d(n_hidden, c_out, 1)
         nn.init.zeros_(self.last.weight)
@@ -147,15 +144,14 @@ class Net(nn.Module):
 
     def forward(self, x):
         h = self.first(x.to(self.first.weight.dtype).contiguous(memory_format=torch.channels_last))
-        for block in self.blocks:
-            h = h + block(h)
+        h = h + self.block(h)
         return self.last(F.relu(h)).to(x.dtype, memory_format=torch.contiguous_format)
 
 
 def hidden_weights(module):
     """The weights of the convolutions between hidden layers, in all networks of a module."""
-    blocks = [part.blocks for part in module.modules() if isinstance(part, Net)]
-    return [weight for each in blocks for weight in each.parameters() if weight.ndim == 4]
+    nets = [part for part in module.modules() if isinstance(part, Net)]
+    return [layer.weight for net in nets for layer in net.block if isinstance(layer, nn.Conv2d)]
 
 
 class Coupling(nn.Module):
@@ -163,10 +159,10 @@ class Coupling(nn.Module):
 
     It is affine, or that of Flow++: logit(F(x)) with the CDF F of a mixture of logistics, then affine."""
 
-    def __init__(self, channels, n_hidden, blocks, components=0):
+    def __init__(self, channels, n_hidden, components=0):
         super().__init__()
         self.components, changed = components, channels // 2
-        self.nn = Net(channels // 2, changed * (2 + 3 * components), n_hidden, blocks)
+        self.nn = Net(channels // 2, changed * (2 + 3 * components), n_hidden)
         if components:  # different at the start, because components that are alike would stay alike
             means = self.nn.last.bias.data.view(2 + 3 * components, changed)[2 + components : 2 + 2 * components]
             means += torch.linspace(-2, 2, components).unsqueeze(1)
@@ -196,7 +192,7 @@ class Flow(nn.Module):
     One more coupling layer transforms the factored-out half before it gets its standard normal prior. This equals a
     Gaussian prior whose mean and scale depend on the other half. The last level factors out nothing."""
 
-    def __init__(self, shape, n_flows=6, n_hidden=64, mix="permute", components=0, levels=2, blocks=1):
+    def __init__(self, shape, n_flows=6, n_hidden=64, mix="permute", components=0, levels=2):
         super().__init__()
         (pixels,) = shape
         self.side = math.isqrt(pixels)
@@ -207,9 +203,9 @@ class Flow(nn.Module):
         for level in range(levels):
             channels, steps = 4 * 2**level, []
             for _ in range(n_flows):
-                steps += [ActNorm(channels), mixer(channels), Coupling(channels, n_hidden, blocks, components)]
+                steps += [ActNorm(channels), mixer(channels), Coupling(channels, n_hidden, components)]
             if level < levels - 1:
-                steps.append(Coupling(channels, n_hidden, blocks, components))  # for the half that is factored out
+                steps.append(Coupling(channels, n_hidden, components))  # for the half that is factored out
             self.levels.append(nn.ModuleList(steps))
         self.to(memory_format=torch.channels_last)
 
@@ -228,7 +224,7 @@ class Flow(nn.Module):
         return torch.cat([*factored_out, z.flatten(1)], 1), ldj
 
     def generate(self, z, ldj):
-        parts = list(z.split(self.parts(), dim=1))
+        parts = list(z.split(self.sizes(), dim=1))
         side = self.side >> len(self.levels)
         z = parts.pop().reshape(len(z), -1, side, side)
         for steps in reversed(self.levels):
@@ -239,7 +235,7 @@ class Flow(nn.Module):
             z = unsqueeze(z)
         return z.flatten(1), ldj
 
-    def parts(self):
+    def sizes(self):
         """The number of latent variables of each level, the finest first."""
         pixels, levels = self.side**2, len(self.levels)
         return [pixels >> min(level, levels - 1) for level in range(1, levels + 1)]
@@ -251,10 +247,10 @@ class Dequantizer(nn.Module):
     log P(x) >= E[log p(x + u) - log q(u | x)]. A network computes m and s of every pixel from the image, and
     u = sigmoid(m + s e) with standard normal noise e."""
 
-    def __init__(self, shape, n_hidden=32, blocks=1):
+    def __init__(self, shape, n_hidden=32):
         super().__init__()
         self.side = math.isqrt(shape[0])
-        self.nn = Net(4, 8, n_hidden, blocks)
+        self.nn = Net(4, 8, n_hidden)
         self.mean, self.log_std = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.full((1,), 0.5))
         self.to(memory_format=torch.channels_last)
 

@@ -166,7 +166,7 @@ def multiscale_masks(flow):
 def resample_levels(run, title, model, z, numbers):
     """One block per level: five images, each followed by five versions with this level's part of z redrawn."""
     grids, begin = {}, 0
-    for level, size in enumerate(model.flow.parts(), start=1):
+    for level, size in enumerate(model.flow.sizes(), start=1):
         columns = [z, *(z.clone() for _ in range(5))]
         for changed in columns[1:]:
             changed[:, begin : begin + size] = torch.randn(len(z), size, generator=numbers).to(z.device)

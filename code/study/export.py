@@ -207,9 +207,8 @@ def gan(pack, generator):
 
 
 def coupling_net(pack, net):
-    """`multiscale.Net` with its residual blocks."""
-    blocks = [residual(layers(pack, block)) for block in net.blocks]
-    return [*layers(pack, net.first), *blocks, *layers(pack, nn.ReLU(), net.last)]
+    """`multiscale.Net` with its residual block."""
+    return [*layers(pack, net.first), residual(layers(pack, net.block)), *layers(pack, nn.ReLU(), net.last)]
 
 
 def flow_step(pack, step):
