@@ -56,10 +56,6 @@ class Batches:
     def __len__(self):
         return -(-len(self.images) // self.batch_size)
 
-    @property
-    def dataset(self):
-        return self.images
-
     def to(self, device):
         """The same split with its tensors on `device`."""
         return self._map(lambda tensor: tensor.to(device))
@@ -151,7 +147,7 @@ def warn(*found):
         return
     lines = [f"{failure}." for data in other for failure in data.failures]
     for data in other:
-        lines.append(f"Using {TITLES[data.name]} instead of {TITLES[data.wanted]}: the results do not apply to it.")
+        lines.append(f"Using {TITLES[data.name]} instead: these are not results on {TITLES[data.wanted]}.")
     lines += [f"{what_to_do(data.wanted)}." for data in other]
     for line in ["", "!" * 100, *(f"!! {line}" for line in dict.fromkeys(lines)), "!" * 100, ""]:
         print(line, file=sys.stderr, flush=True)

@@ -49,7 +49,7 @@ def few_images(n=12):
 
 def test_bmnist_gives_binary_images(glyph_cache):
     train, val, test = bmnist_module.bmnist(data="glyphs-binary", download=False)
-    assert [len(split.dataset) for split in (train, val, test)] == [50000, 10000, 10000]
+    assert [len(split.images) for split in (train, val, test)] == [50000, 10000, 10000]
     batch = next(iter(train))
     assert batch.shape == (128, 1, 28, 28)
     assert batch.dtype == torch.float32
@@ -115,7 +115,7 @@ def test_mnist_is_split_in_order_and_binarised_with_its_labels(monkeypatch):
 def test_a_subset_is_spread_over_the_split(glyph_cache):
     _, _, test = bmnist_module.bmnist(data="glyphs-binary", download=False)
     assert torch.equal(test.subset(10).images[-1], test.images[-1])
-    assert len(test.subset(10).dataset) == 10
+    assert len(test.subset(10).images) == 10
     means = test.as_means()  # for white = 255
     assert torch.equal(means.images, test.images / 255)
     assert torch.equal(next(iter(means)).flatten(1), test.images[:128] / 255)
@@ -209,7 +209,7 @@ def test_real_mnist_is_split_as_said_and_upright():
     raw = np.fromfile(f"{REAL}/MNIST/raw/train-images-idx3-ubyte", np.uint8)[16:].reshape(-1, 784)
     assert (val.images.numpy() == raw[50000:]).all()
     assert (train.images.numpy() == raw[:50000]).all()
-    assert [len(split.dataset) for split in (train, val, test)] == [50000, 10000, 10000]
+    assert [len(split.images) for split in (train, val, test)] == [50000, 10000, 10000]
     for split in (train, val, test):  # a 1 is higher than wide, in every split, and in 0..255
         ones = split.images[split.labels == 1].view(-1, 28, 28).float()
         assert ones.max() == 255
@@ -468,7 +468,7 @@ def test_no_network_and_a_silent_server_give_glyphs_with_a_notice(empty_cache, m
         notice = capsys.readouterr().err
         assert "!!!!" in notice
         assert reason in notice
-        assert "Using binary glyph digits (not MNIST) instead of static binary MNIST" in notice
+        assert "Using binary glyph digits (not MNIST) instead: these are not results on static binary MNIST." in notice
     silent.close()
     assert [path.name for path in empty_cache.iterdir()] == ["glyphs.cache"]
 
