@@ -31,7 +31,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
     monkeypatch.setattr(ablation, "data_at_hand", lambda entries: {"grey": "glyphs"})
     monkeypatch.setattr(ablation, "call", call)
-    plain = lambda entry, seed, data, quick, folder, budget: {"curve": [[0.0, 9.0], [budget, 2.0]]}
+    plain = lambda entry, seed, data, quick, folder, budget: {"curve": [[0.0, 9.0], [budget / 2, 2.0], [budget, 3.0]]}
     monkeypatch.setattr(ablation.race, "plain", plain)
     rows = {"plain": ("as handed out", None), "ours": ("ours", "--lr 0.1"), "wide": ("wider", "--hidden 9")}
     monkeypatch.setitem(ablation.ROWS, "nf", ("nf", "--epochs", "--eval_images 1", rows))
@@ -56,6 +56,8 @@ def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
     assert (ours["seconds"], ours["value"], ours["epochs"]) == ([63, 63], [1.542, 1.543], [9, 9])
     assert table["metric"] == "val_bpd"
     assert "1.542" in capsys.readouterr().out
+    with pytest.raises(UserError, match="was made with 60 s on glyphs, not 30 s on glyphs"):
+        run("--seconds", "30", "--only", "wide")
     run("--seconds", "60", "--only", "wide")  # the other rows stay, and finished runs are not trained again
     run("--seconds", "60", "--seeds", "42", "43", "--only", "ours")
     assert len(trained) == 5
@@ -68,11 +70,11 @@ def test_short_budgets_still_train_an_epoch():
     assert [ablation.epochs_for(seconds, 8.0) for seconds in (1, 11, 13)] == [1, 1, 2]
 
 
-def test_the_table_shows_means_and_spreads():
+def test_the_table_shows_means_and_deviations():
     rows = [{"name": "a", "change": "b", "seconds": [10.0, 12.0], "value": [1.5, 1.25]}]
     rows.append({"name": "c", "change": "d", "seconds": [10.0], "value": [2.0]})
     _, lines = tables.ablation({"metric": "val_bpd", "rows": rows})
-    assert lines == [["a", "b", "2", "11", "1.375", "0.250"], ["c", "d", "1", "10", "2.000", ""]]
+    assert lines == [["a", "b", "2", "11", "1.375 ± 0.177"], ["c", "d", "1", "10", "2.000"]]
 
 
 def test_a_row_that_does_not_exist_is_refused(place):

@@ -104,7 +104,8 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
             | latent.posteriors(run, "t", VAE(20, 2).eval(), split, n_images=10),
         }
         grid = Family(20, 2, encoder="grid").eval()
-        made["family-grid"] = latent.posteriors(run, "t", grid, split, n_images=10)
+        labelled = Batches(split.images, torch.zeros(len(split.images)), "glyphs-binary", "", 2, with_labels=False)
+        made["family-grid"] = latent.family(run, "t", grid, labelled, labelled, labelled)
         pixels = Family(20, 3, decoder="pixelcnn").eval()
         made["family-pixelcnn"] = latent.fed_back(pixels, split.images[:2].float(), torch.randn(2, 3))
         plain = Family(20, 3).eval()
@@ -113,7 +114,7 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
     before = torch.random.get_rng_state()  # nothing that comes after an analysis depends on it
     made["gan"] = analyses.gan_gradients(run, "t", split, steps=30)
     made["family-plain"] = latent.family(run, "t", plain, split, split, split)
-    made |= {"family-beta0": made["family-plain"], "family-grid": made["vae-z2"]}
+    made["family-beta0"] = made["family-plain"]
     assert torch.equal(before, torch.random.get_rng_state())
     assert analyses.gan_gradients(run, "t", split, steps=30) == made["gan"]
     quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-analyses\}\{(\w+)\}", text)
@@ -124,7 +125,7 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
     gan = made["gan"]
     assert gan["odds"] == pytest.approx((1 - gan["lowest_score"]) / gan["lowest_score"])
     assert gan["norm_ratio"] == pytest.approx(gan["odds"], rel=0.5)  # equal if D is the same for all samples
-    assert made["vae-z2"]["quadrature_bound"] <= made["vae-z2"]["quadrature_log_px"] + 0.05
+    assert made["vae-z2"]["quadrature_bound"] <= made["vae-z2"]["quadrature_log_px"]
 
 
 def test_the_gradients_of_both_losses_are_those_that_the_report_derives():

@@ -1,6 +1,7 @@
 """What is timed and counted, on tiny settings (never how fast)."""
 
 import json
+import types
 
 import pytest
 import torch
@@ -38,6 +39,29 @@ def test_the_plain_coupling_is_inverted_and_keeps_what_its_mask_says():
     assert not torch.allclose(changed, z)
     assert torch.allclose(back, z, atol=1e-4)
     assert torch.allclose(both, torch.zeros(3), atol=1e-3)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("options", [[], loops.MULTISCALE])
+def test_the_flow_that_is_timed_is_the_one_that_the_script_trains(options, glyph_cache, monkeypatch):
+    made = []
+
+    def muon(parameters, lr, hidden, *_, weight_decay, **__):
+        made.append(([weight.shape for weight in parameters], [weight.shape for weight in hidden], weight_decay))
+        raise Stop
+
+    monkeypatch.setattr(loops.nf, "Run", lambda *_: types.SimpleNamespace(finished=False, device=torch.device("cpu")))
+    for module in (loops.nf, loops):
+        monkeypatch.setattr(module, "Muon", muon)
+    with pytest.raises(Stop):
+        loops.nf.main(loops.nf.parse_args([*options, "--data", "glyphs"]))
+    with pytest.raises(Stop):
+        loops.our_nf(None, options)
+    assert made[0] == made[1]
+    assert len(made[0][1]) == (2 * 14 if options else 0)  # 2 x 6 + 1 coupling layers and the dequantisation
 
 
 @pytest.mark.parametrize("name", ["vae-z20", "nf-multiscale"])

@@ -126,11 +126,19 @@ def test_a_comparison_of_other_data_or_quick_runs_is_refused(wrong, place):
     assert content(place) == before
 
 
-def test_a_race_on_other_data_is_refused_before_anything_changes(place):
+MEASURED_ELSEWHERE = {
+    "race.json": {"summary": {"nf": {"data": "mnist"}, "gan": {"data": "glyphs"}}},
+    "seeds.json": {"nf": {"data": "mnist"}, "gan": {"data": "glyphs"}},
+    "nf-ablation.json": {"data": "glyphs", "quick": False},
+    "codes/codes.json": {"data": "bmnist", "quick": True},
+}
+
+
+@pytest.mark.parametrize("file", MEASURED_ELSEWHERE)
+def test_measurements_on_other_data_are_refused_before_anything_changes(file, place):
     finished_run(place, "gan", seconds=9.0)
-    (place / "runs" / "race.json").write_text(
-        json.dumps({"summary": {"nf": {"data": "mnist"}, "gan": {"data": "glyphs"}}})
-    )
+    (place / "runs" / file).parent.mkdir(exist_ok=True)
+    (place / "runs" / file).write_text(json.dumps(MEASURED_ELSEWHERE[file]))
     before = content(place)
     with pytest.raises(UserError, match="only full runs on real data"):
         publish_all()
@@ -140,7 +148,7 @@ def test_a_race_on_other_data_is_refused_before_anything_changes(place):
 def test_a_comparison_of_other_runs_is_refused(place):
     (place / "runs" / "comparison").mkdir()
     (place / "runs" / "comparison" / "comparison.json").write_text(json.dumps(made_up_comparison()))
-    with pytest.raises(UserError, match="judges another run vae-z20"):  # its training took another time
+    with pytest.raises(UserError, match="made from another run of vae-z20"):  # its training took another time
         publish_all()
 
 
@@ -218,7 +226,7 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     for run, entry in comparison.items():
         entry["training_seconds"] = json.loads((results / f"{run}.json").read_text())["seconds"]
     (runs / "comparison" / "comparison.json").write_text(json.dumps(comparison))
-    seeds = {"nf": {"seeds": [1, 2], "data": "mnist", "val_bpd": {"values": [1, 2], "mean": 1.5, "spread": 1}}}
+    seeds = {"nf": {"seeds": [1, 2], "data": "mnist", "val_bpd": {"values": [1, 2], "mean": 1.5, "deviation": 0.5}}}
     (runs / "seeds.json").write_text(json.dumps(seeds))
     sides = {"ours": {"images_per_second": 7250.0}, "plain": {"images_per_second": 1000.0}}
     timed = {"nf": {"ratio": 7.25, "ratio_spread": 0.5, **sides}, "nf-multiscale": {}}
@@ -251,7 +259,7 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
         macros.macros([results / "race.json"])
     )
     families = json.loads((results / "families.json").read_text())
-    assert families["flow"]["measured"]["nf"]["training"]["spread"] == 1
+    assert families["flow"]["measured"]["nf"]["training"]["deviation"] == 0.5
     kept = published["pixelcnn"]["samples_per_second"]  # what was measured of other runs stays published
     assert families["autoregressive"]["measured"]["pixelcnn"]["samples_per_second"] == kept
     publish_all("--table")
@@ -282,7 +290,7 @@ def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(p
         "seeds": [1, 2],
         "data": "mnist",
         "commits": ["mine"],
-        "val_bpd": {"values": [1, 2], "mean": 1.5, "spread": 1},
+        "val_bpd": {"values": [1, 2], "mean": 1.5, "deviation": 0.5},
     }
     (place / "runs" / "seeds.json").write_text(json.dumps({"nf": line}))
     publish_all()
@@ -300,7 +308,7 @@ def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(p
 def test_a_run_is_not_published_beside_the_comparison_of_an_older_one(place, capsys):
     finished_run(place, "gan", seconds=9.0)
     before = content(place)
-    with pytest.raises(UserError, match=r"judges another run gan .*evaluate.py --only gan"):
+    with pytest.raises(UserError, match=r"made from another run of gan: .*evaluate.py --only gan"):
         publish_all()
     assert content(place) == before
     comparison_of(place, gan=9.0)
@@ -308,10 +316,10 @@ def test_a_run_is_not_published_beside_the_comparison_of_an_older_one(place, cap
     assert json.loads((place / "report" / "results" / "gan.json").read_text())["seconds"] == 9.0
 
 
-def test_results_that_the_code_has_outgrown_are_listed(place, capsys):
+def test_results_of_older_code_are_listed(place, capsys):
     path = place / "report" / "results" / "nf.json"
     result = json.loads(path.read_text())
-    for code, said in ((None, "nf: unknown"), ("0" * 16, "nf: outgrown"), (code_digest(registry.FLOW), None)):
+    for code, said in ((None, "nf: unknown"), ("0" * 16, "nf: stale"), (code_digest(registry.FLOW), None)):
         path.write_text(json.dumps(result | ({"code": code} if code else {})))
         if not code:
             path.write_text(json.dumps({key: value for key, value in result.items() if key != "code"}))
@@ -369,9 +377,9 @@ def test_tables_name_other_data_and_have_three_layouts():
     assert dict(zip(header[2:], rows[1][2:])) == shown
     assert rows[0][2:] == ["0.50", *rows[1][3:]]
     assert header[2:] == ["Fréchet", "precision", "recall", "density", "coverage", "class KL", "confident"]
-    seeds = {"nf": {"val_bpd": {"values": [1, 2, 3], "mean": 1.69712, "spread": 0.01}}}
+    seeds = {"nf": {"val_bpd": {"values": [1, 2, 3], "mean": 1.69712, "deviation": 0.01}}}
     told = tables.family_rows(tables.families(comparison, seeds))[1]
-    assert "1.697, spread 0.010 bits per dimension (3 seeds)" in str(told)
+    assert "1.697 ± 0.010 bits per dimension (3 seeds)" in str(told)
     # images judged against the same data stand together, training images first
     assert [row[0] for row in rows] == ["training images", "VAE, D = 20, means", "RealNVP",
                                         "training images", "VAE, D = 20, draws"]  # fmt: skip

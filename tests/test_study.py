@@ -89,7 +89,7 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
     seeds.main(seeds.parse_args([]))
     summary = json.loads((made_up.parents[1] / "seeds.json").read_text())["nf-made-up"]
     assert summary["seeds"] == [42, 43, 44]
-    assert "| A made-up flow | 1.697 ± 0.000 bits per dimension | 42, 43, 44 |" in publish.spread(
+    assert "| A made-up flow | 1.697 ± 0.000 bits per dimension | 42, 43, 44 |" in publish.over_seeds(
         {"nf-made-up": summary}
     )
     # tables, publishing, the report
@@ -186,12 +186,12 @@ def result_of(seed, **final):
             "threads": 2, "device": "cpu", "settings": {"lr": 1, "seed": seed}, "final": final}  # fmt: skip
 
 
-def test_mean_and_spread_over_seeds():
+def test_mean_and_deviation_over_seeds():
     results = [result_of(1, frechet=2.0, null=None, counts=[1]), result_of(2, frechet=5.0, null=1.0, counts=[2]),
                result_of(3, frechet=3.5, null=2.0, counts=[3])]  # fmt: skip
     line = seeds.summary(results)
     assert line["seeds"] == [1, 2, 3]
-    assert line["frechet"] == {"values": [2.0, 5.0, 3.5], "mean": 3.5, "spread": 3.0}
+    assert line["frechet"] == {"values": [2.0, 5.0, 3.5], "mean": 3.5, "deviation": 1.5}
     assert line["seconds"]["mean"] == 20
     assert "null" not in line
     assert "counts" not in line
@@ -214,6 +214,11 @@ def test_seeds_with_different_settings_are_not_averaged():
         result["settings"]["eval_samples"] = n
     assert "test_elbo" in seeds.summary([mine, other])
     assert "test_log_likelihood" not in seeds.summary([mine, other])
+    mine["settings"]["eval_images"], other["settings"]["eval_images"] = (
+        1000,
+        10000,
+    )  # or on other images: then nothing about test images is left
+    assert "test_elbo" not in seeds.summary([mine, other])
 
 
 def test_only_full_runs_with_the_right_seed_are_taken(tmp_path):
@@ -242,7 +247,7 @@ def test_unfinished_seeds_keep_their_earlier_entry(tmp_path, monkeypatch, capsys
     seeds.main(types.SimpleNamespace())
     table = json.loads(path.read_text())
     assert list(table) == ["gan", "nf"]
-    assert table["gan"]["frechet"]["spread"] == 0
+    assert table["gan"]["frechet"]["deviation"] == 0
     assert table["nf"] == {"made": "elsewhere"}
     said = capsys.readouterr().out
     assert "nf: 0 of 3 seeds finished, its earlier entry stays" in said

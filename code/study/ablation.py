@@ -7,9 +7,10 @@
 
 ROWS has the variants of each model: a name, the change in words and the options of the script. A row without options is
 the plain loop of the race (race.py): the template's networks and learning rate. A variant is trained in
-runs/<data>/ablation-<model>-<row>-seed<seed>/ for a whole number of epochs. One epoch, trained before, tells how many
-epochs come nearest to the given seconds, and the learning rate's schedule spans exactly these epochs. Nothing else
-should run on the machine. Values are those of the validation images. runs/<model>-ablation.json has the table.
+runs/<data>/ablation-<model>-<row>-<seconds>s-seed<seed>/ for a whole number of epochs. One epoch, trained before, tells
+how many epochs come nearest to the given seconds, and the learning rate's schedule spans exactly these epochs. Nothing
+else should run on the machine. Values are those of the validation images at the best epoch; the plain loop is evaluated
+thirteen times. runs/<model>-ablation.json has the table.
 
 The rows of the VAE begin with the template's training and add one change of ours at a time; loops.py has the loop. They
 need no folder, because a row takes as long as the given seconds: a row that was interrupted is trained again.
@@ -103,13 +104,15 @@ def measure(model, row, seed, args, data):
     """{seconds, value, epochs} of one variant and seed. The plain loop counts no epochs."""
     run, epochs_option, cheap, rows = ROWS[model]
     entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
-    folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / f"ablation-{model}-{row}-seed{seed}"
+    name = f"ablation-{model}-{row}-{args.seconds:g}s-seed{seed}"
+    folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / name
     if isinstance(options, tuple):
         return train_changed(options, seed, data, args.quick, args.seconds)
     if options is None:
         folder.mkdir(parents=True, exist_ok=True)
         curve = race.plain(entry, seed, data, args.quick, folder, args.seconds)["curve"]
-        return {"seconds": curve[-1][0], "value": curve[-1][1], "epochs": None}
+        best = (max if entry.script == registry.VAE else min)(value for _, value in curve)
+        return {"seconds": curve[-1][0], "value": best, "epochs": None}
     timing = folder.with_name(f"ablation-{model}-{row}-timing")
     timed = train(entry, f"{options} {epochs_option} 1 {cheap}", timing, args.quick)
     epochs = epochs_for(args.seconds, timed["seconds"])
@@ -124,7 +127,11 @@ def main(args):
     entry = registry.get(run)
     data = data_at_hand([entry])[entry.kind]
     path = ROOT / "runs" / ("quick" if args.quick else ".") / f"{args.model}-ablation.json"
-    before = {row["name"]: row for row in registry.read_json(path).get("rows", ())}
+    table = registry.read_json(path)
+    before = {row["name"]: row for row in table.get("rows", ())}
+    if before and (table["data"], table["seconds"]) != (data, args.seconds):
+        made = f"{show(path)} was made with {table['seconds']:g} s on {table['data']}"
+        raise UserError(f"{made}, not {args.seconds:g} s on {data}: delete it to start again")
     about = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     for row in args.only or rows:
         found = []

@@ -117,7 +117,7 @@ def flow(run, title, model, train, val, test):
     save_neighbours(run, title, grids["temperature 1.0"][:10], train)
     grids["validation images"] = val.subset(36).images.cpu() / 255
     figures.image_grids(run.figure("temperatures.png"), grids, 6, f"{title}: the same z, scaled")
-    if not hasattr(model.flow, "parts"):
+    if not hasattr(model.flow, "levels"):
         masks = [torch.zeros(784).index_fill(0, layer.kept.cpu(), 1.0) for layer in list(model.flow.layers)[:2]]
         caption = "pixels that the first two couplings keep (white)"
     else:

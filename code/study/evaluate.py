@@ -107,7 +107,7 @@ def accuracy_of(data):
 
 # (metric that runs of this kind have, kind of likelihood, unit, metrics to copy), the first that applies
 LIKELIHOODS = (
-    ("test_bpd_8", "exact", "bits per dimension of 8-bit images, dequantised", ("val_bpd", "test_bpd", "test_bpd_8")),
+    ("test_bpd_8", "bound", "bits per dimension of 8-bit images, dequantised", ("val_bpd", "test_bpd", "test_bpd_8")),
     ("test_bpd", "exact", "bits per dimension of 8-bit images", ("val_bpd", "test_bpd")),
     ("test_elbo", "bound and importance estimate", "nats per binary image",
      ("val_elbo", "test_elbo", "test_log_likelihood", "eval_samples")),
@@ -149,7 +149,8 @@ def draws_of_seeds(entry, runs, first, args, device):
             images = images_from(lambda z: images_of(model, z), noise_of(model, first["images"]), device)  # noqa: B023
             classifier, (features, _), _ = reference(first["reference"], args.data_root, args.quick, device)
             values.append(quality.frechet(quality.classify(classifier, torch.bernoulli(images))[0], features))
-    return {"frechet": {"values": values, "mean": sum(values) / len(values), "spread": max(values) - min(values)}}
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {"frechet": {"values": values, "mean": statistics.mean(values), "deviation": deviation}}
 
 
 def interpolation(decode, noise, classifier, device):
@@ -189,11 +190,12 @@ def evaluate(entry, folder, results, args, device):
     except UserError as error:  # data of an older run may no longer exist
         print(f"{entry.name}: no sample quality, {error}")
     seconds = statistics.median(times)
+    threads = tables.plural(results["threads"], "thread")
     return {
         "data": data, "quick": results["quick"], "seed": results["seed"], "run_commit": results["commit"],
         "parameters": results["parameters"], "latent_dimensions": noise(1).shape[1] if has_codes else None,
         "training_seconds": results["seconds"],
-        "training_device": f"{results['device']} ({results['processor']}, {results['threads']} threads)",
+        "training_device": f"{results['device']} ({results['processor']}, {threads})",
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),
         "processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
         "commit": git_commit(), "peak_megabytes": peak_megabytes(),  # peak of this process so far
@@ -229,7 +231,7 @@ def main(args):
     if not found:
         raise UserError("no finished run in runs/: first train one, for example with python code/a3_vae_template.py")
     if missing:
-        print(f"Not finished, so not judged: {', '.join(missing)}")
+        print(f"Skipped, not finished: {', '.join(missing)}")
     folder = ROOT / "runs" / ("quick" if args.quick else ".") / "comparison"
     comparison, rows, paths = registry.read_json(folder / "comparison.json") if args.only else {}, {}, {}
     for entry, run in found.items():

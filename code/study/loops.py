@@ -5,6 +5,7 @@ images, Adam with default settings, and float32. Their couplings compute all 784
 The template leaves the activations and the initial weights of the VAE open: the plain loop takes those of our VAE.
 """
 
+import copy
 import sys
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from common.devices import at_least_float32, autocast
 from common.run import one_cycle
 from datasets.bmnist import bmnist
 from datasets.mnist import mnist
+from nets import multiscale
+from nets.muon import Muon
 
 LR = 1e-4  # of our loops: a low one, so that no loss explodes; speed does not depend on it
 MULTISCALE = ["--arch", "multiscale"]
@@ -239,7 +242,9 @@ def our_gan(images, options=()):
     discriminator = gan.Discriminator()
     adam = lambda net: torch.optim.Adam(net.parameters(), LR, betas=(0.0, 0.999), fused=True)
     optimizers = [adam(generator), adam(discriminator)]
-    epoch = lambda: gan.train(data, discriminator, generator, *optimizers, args.penalty, args.shift)
+    average = copy.deepcopy(generator)
+    after_step = lambda: gan.update_average(average, generator, args.averaging)
+    epoch = lambda: gan.train(data, discriminator, generator, *optimizers, args.penalty, args.shift, after_step)
     sample = lambda n: gan.images_of(generator.eval(), generator.noise(n))
     return Loop(data, optimizers, epoch, sample, fast=True, nets=[generator, discriminator])
 
@@ -250,8 +255,11 @@ def our_narrow_gan(images):
 
 def our_nf(images, options=()):
     args, data = nf.parse_args(list(options)), TimedLoader(images)
-    model = nf.Model([784], args.flows, args.hidden, arch=args.arch, mix=args.mix, dequantize=args.dequantize)
-    optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
+    model = nf.Model(
+        [784], args.flows, args.hidden, args.alpha, args.arch, args.mix, args.dequantize, args.components
+    )  # fmt: skip
+    hidden = multiscale.hidden_weights(model) if args.muon else []
+    optimizer = Muon(model.parameters(), LR, hidden, LR, weight_decay=args.weight_decay, fused=True)
     epoch = lambda: nf.epoch_iter(model.train(), data, optimizer)
     return Loop(data, [optimizer], epoch, model.sample, fast=True, nets=[model])
 

@@ -1,13 +1,14 @@
-"""Mean and spread of final metrics over three seeds.
+"""Mean and standard deviation of final metrics over three seeds.
 
     python code/study/train.py --seeds    train them: hours on 2 cores, resumable
     python code/study/seeds.py            summarise finished runs; `make seeds` does both
 
 The run itself is the first seed; runs/<data>/<run>-seed43/ and -seed44/ are the others. runs/seeds.json has the
-values, mean and spread (maximum minus minimum) of each final metric of each run. A run with unfinished seeds keeps its
-earlier entry in the file.
+values, mean and standard deviation of each final metric of each run. A run with unfinished seeds keeps its earlier
+entry in the file.
 """
 
+import statistics
 import sys
 from pathlib import Path
 
@@ -28,23 +29,28 @@ def read(folder, seed):
 
 
 def summary(results):
-    """{metric: {values, mean, spread}} over the seeds of one run, for the numeric metrics that all seeds have."""
+    """{metric: {values, mean, deviation}} over the seeds of one run, for the numeric metrics that all seeds have.
+
+    `deviation` is the standard deviation. The seeds may differ in how they were evaluated on the test images."""
     different = {key for key in results[0]["settings"] if len({str(r["settings"].get(key)) for r in results}) > 1}
-    if different - {"seed", "eval_samples"}:
-        names = ", ".join(sorted(different - {"seed"}))
+    if names := different - {"seed", "eval_samples", "eval_images"}:
+        names = ", ".join(sorted(names))
         raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
     machines = {(r["threads"], r.get("processes", 1), r["device"]) for r in results}
     alike = len(machines) == 1  # otherwise seconds are not comparable
     finals = [{**r["final"], "seconds": r["seconds"]} for r in results]
     keys = [key for key in finals[0] if alike or not key.startswith("seconds")]
     if "eval_samples" in different:  # estimates of log p(x) from different numbers of samples are not comparable
-        keys = [key for key in keys if key not in ("eval_samples", "test_log_likelihood")]
+        keys = [key for key in keys if key != "test_log_likelihood"]
+    if "eval_images" in different:
+        keys = [key for key in keys if not key.startswith("test_")]
+    keys = [key for key in keys if key not in different]
     table = {"seeds": [r["seed"] for r in results], "data": results[0]["data"],
              "runs": [r["run"] for r in results], "commits": [r["commit"] for r in results]}  # fmt: skip
     for key in keys:
         values = [final.get(key) for final in finals]
         if all(type(value) in (int, float) for value in values):
-            table[key] = {"values": values, "mean": sum(values) / len(values), "spread": max(values) - min(values)}
+            table[key] = {"values": values, "mean": statistics.mean(values), "deviation": statistics.stdev(values)}
     return table
 
 
@@ -64,7 +70,7 @@ def main(args):
         table[entry.name] = summary(found)
         for key, line in table[entry.name].items():
             if isinstance(line, dict):
-                print(f"{entry.name:14} {key:24} {line['mean']:12.4f}  spread {line['spread']:.4f}")
+                print(f"{entry.name:14} {key:24} {line['mean']:12.4f} ± {line['deviation']:.4f}")
     registry.write_json(path, table)
     print(f"Files:  {show(path)}")
 

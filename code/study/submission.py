@@ -1,4 +1,4 @@
-"""Make the ZIP file to hand in: code, report and tests, without data, runs and environments.
+"""Make the ZIP file to hand in: code, report and tests, without data, runs, weights of models and environments.
 
 python code/study/submission.py bloggs    bloggs_assignment3.zip, same as `make submission NAME=bloggs`
 """
@@ -13,7 +13,8 @@ from common import cli
 from datasets.files import ROOT, UserError
 
 LEFT_OUT = {".git", "data", "runs", "build", "models", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
-FORMS = {".py", ".md", ".txt", ".toml", ".tex", ".bib", ".sty", ".json", ".pdf", ".png", ".html", ".css", ".js", ""}
+FORMS = {".py", ".md", ".txt", ".toml", ".yml", ".sbatch", ".tex", ".bib", ".sty", ".json", ".pdf", ".png", ".html",
+         ".css", ".js", ".pt", ""}  # fmt: skip
 
 
 def main(args):

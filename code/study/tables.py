@@ -1,6 +1,7 @@
 """The tables in README, docs/, the report and the output of evaluate.py: rows of text, and three layouts."""
 
 import re
+import statistics
 
 from datasets.loading import TITLES as DATA
 from study import registry
@@ -79,7 +80,7 @@ def machines(comparison):
     """What the seconds were measured on."""
     entries = comparison.values()
     sampling = (f"{e['sampling_device']} ({e['processor']}, {plural(e['threads'], 'thread')})" for e in entries)
-    training = sorted({entry["training_device"].replace("1 threads", "1 thread") for entry in entries})
+    training = sorted({entry["training_device"] for entry in entries})
     return (
         f"Sampling: on {', '.join(dict.fromkeys(sampling))}, median over batches of 1000. "
         f"Training: on {', '.join(training)}."
@@ -122,9 +123,9 @@ def families(comparison, seeds):
         measured = {}
         for run in registry.select(script=script, compared=True):
             if entry := comparison.get(run.name):
-                spread = seeds.get(run.name, {}).get(run.seeds)
+                line = seeds.get(run.name, {}).get(run.seeds)
                 measured[run.name] = {
-                    "training": spread and {"measure": run.seeds, "unit": UNITS[run.seeds], **spread},
+                    "training": line and {"measure": run.seeds, "unit": UNITS[run.seeds], **line},
                     "likelihood": entry["likelihood"]["kind"],
                     **{key: entry[key] for key in ("samples_per_second", "latent_dimensions")},
                 }
@@ -143,8 +144,9 @@ def family_rows(table):
             seeds = measured["training"]
             stability, size = "one seed", measured["latent_dimensions"]
             if seeds:
-                mean, spread = (number(seeds[key], 3 if "bits" in seeds["unit"] else 2) for key in ("mean", "spread"))
-                stability = f"{mean}, spread {spread} {seeds['unit']} ({len(seeds['values'])} seeds)"
+                digits = 3 if "bits" in seeds["unit"] else 2
+                mean, deviation = (number(seeds[key], digits) for key in ("mean", "deviation"))
+                stability = f"{mean} ± {deviation} {seeds['unit']} ({len(seeds['values'])} seeds)"
             rows.append([f"- {registry.title(run)}", stability, measured["likelihood"],
                          f"{measured['samples_per_second']:,.0f} images/s",
                          f"784 pixels to {size} numbers" if size else "none"])  # fmt: skip
@@ -212,14 +214,15 @@ def time_to(times, limit):
 
 
 def ablation(table):
-    """One row per variant: mean and spread (maximum minus minimum) of its value over the seeds."""
-    header = ["variant", "change", "seeds", "seconds", UNITS[table["metric"]], "spread"]
+    """One row per variant: mean and standard deviation of its value over the seeds."""
+    header = ["variant", "change", "seeds", "seconds", UNITS[table["metric"]]]
     digits, rows = 3 if "bpd" in table["metric"] else 2, []
     for row in table["rows"]:
-        values, seconds = row["value"], sum(row["seconds"]) / len(row["seconds"])
-        spread = number(max(values) - min(values), digits) if len(values) > 1 else ""
-        rows.append([row["name"], row["change"], str(len(values)), number(seconds, 0),
-                     number(sum(values) / len(values), digits), spread])  # fmt: skip
+        values, seconds = row["value"], statistics.mean(row["seconds"])
+        shown = number(statistics.mean(values), digits)
+        if len(values) > 1:
+            shown += f" ± {number(statistics.stdev(values), digits)}"
+        rows.append([row["name"], row["change"], str(len(values)), number(seconds, 0), shown])
     return header, rows
 
 
