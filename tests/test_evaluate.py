@@ -112,7 +112,7 @@ def test_some_runs_are_judged_alone_and_the_lines_of_others_stay(judged, checkou
 
 @pytest.mark.parametrize("script", evaluate.MODELS)
 def test_weights_of_something_else_are_refused(script, tmp_path):
-    load, path = evaluate.MODELS[script][0], tmp_path / "model.pt"
+    load, path = registry.module(script).load, tmp_path / "model.pt"
     model = {"script": script, "sizes": {}, "state": {}}
     for state in ({"other": 1}, [1, 2], model, model | {"sizes": {"latent_dim": "many"}}, model | {"state": [1]}):
         files.save_state(path, state)

@@ -49,6 +49,14 @@ def test_imports_run_one_way(path):
     assert {part_of(name) for name in imports(path)} - {None, mine} <= BELOW[mine]
 
 
+def test_nets_need_little():
+    used = {name for path in ROOT.glob("code/nets/*.py") for name in imports(path)}
+    assert {name for name in used if name.split(".")[0] in ("common", "datasets")} <= {
+        "common", "common.distributed", "common.devices", "common.devices.autocast", "datasets.files",
+        "datasets.files.UserError",
+    }  # fmt: skip
+
+
 def test_only_the_gan_script_uses_the_quality_metrics():
     users = [path.name for path in ROOT.glob("code/a3_*.py") if "common.quality" in imports(path)]
     assert users == ["a3_gan_template.py"]

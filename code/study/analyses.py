@@ -19,8 +19,6 @@ import torch.nn.functional as F
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_gan_template as gan_script
 import a3_nf_template as flow_script
-import a3_vae_template as vae_script
-from beyond import vae_family
 from common import cli, figures, models, quality
 from common.devices import choose_device
 from common.run import git_commit, read_results
@@ -175,13 +173,7 @@ def resample_levels(run, title, model, z, numbers):
     figures.image_grids(run.figure("levels.png"), grids, 6, f"{title}: first column unchanged")
 
 
-# script: (loader of its model file, analysis)
-ANALYSES = {
-    registry.VAE: (vae_script.load, latent.vae),
-    registry.GAN: (gan_script.load, gan),
-    registry.FLOW: (flow_script.load, flow),
-    registry.FAMILY: (vae_family.load, latent.family),
-}
+ANALYSES = {registry.VAE: latent.vae, registry.GAN: gan, registry.FLOW: flow, registry.FAMILY: latent.family}
 
 
 def analyse(folder, data_root=None, bits=False):
@@ -191,8 +183,7 @@ def analyse(folder, data_root=None, bits=False):
     run = Finished(folder)
     if run.results["script"] not in ANALYSES:
         return print(f"{folder.name}: no analysis exists for {run.results['script']}")
-    load, make = ANALYSES[run.results["script"]]
-    model = load(models.model_file(folder)).to(run.device)
+    model = registry.module(run.results["script"]).load(models.model_file(folder)).to(run.device)
     splits = (bmnist if run.data in BINARY else mnist)(data_root, data=run.data, download=False)
     if run.data in GREY and run.results["script"] == registry.FAMILY:
         splits = [split.as_means() for split in splits]
@@ -201,7 +192,7 @@ def analyse(folder, data_root=None, bits=False):
         val, test = val.subset(2000), test.subset(2000)
     title = f"{registry.title(folder.name)}, {TITLES[run.data]}"
     train, val, test = (split.to(run.device) for split in (train, val, test))
-    numbers = make(run, title, model, train, val, test)
+    numbers = ANALYSES[run.results["script"]](run, title, model, train, val, test)
     if bits:
         more = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
         if not more:

@@ -22,7 +22,6 @@ from datasets.bmnist import BINARY, bmnist
 from datasets.files import ROOT, UserError, show
 from datasets.loading import TITLES
 from study import registry, tables
-from study.analyses import ANALYSES
 from study.latent import fitted_gaussian
 
 NAMES = ["family-autoencoder", "vae-z2", "vae-z20", "family-beta4", "family-free0.2", "family-best"]
@@ -97,7 +96,7 @@ def save_figure(path, named, train, test, title):
 
 def load(name, quick):
     entry = registry.get(name)
-    return ANALYSES[entry.script][0](models.find_model(name, entry.data, quick))
+    return registry.module(entry.script).load(models.find_model(name, entry.data, quick))
 
 
 def main(args):

@@ -27,9 +27,6 @@ import torch
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_gan_template as gan
-import a3_nf_template as flow
-import a3_vae_template as vae
-from beyond import autoregressive
 from common import cli, figures, models, quality
 from common.devices import autocast, choose_device, peak_megabytes, processor
 from common.files import load_state
@@ -57,12 +54,12 @@ def pixel_by_pixel(model, z):
     return model.sample(torch.special.ndtr(z)) / model.likelihood.levels
 
 
-# script: (loader of its model file, images in 0..1 from noise, n noise vectors of a model)
+# script: (images in 0..1 from noise, n noise vectors of a model)
 MODELS = {
-    registry.VAE: (vae.load, lambda model, z: model.decoder(z), lambda model, n: torch.randn(n, model.z_dim)),
-    registry.GAN: (gan.load, lambda model, z: (model(z) + 1) / 2, gan.Generator.noise),
-    registry.FLOW: (flow.load, flow_images, lambda model, n: torch.randn(n, 784)),
-    registry.AUTOREGRESSIVE: (autoregressive.load, pixel_by_pixel, lambda model, n: torch.randn(n, 784)),
+    registry.VAE: (lambda model, z: model.decoder(z), lambda model, n: torch.randn(n, model.z_dim)),
+    registry.GAN: (lambda model, z: (model(z) + 1) / 2, gan.Generator.noise),
+    registry.FLOW: (flow_images, lambda model, n: torch.randn(n, 784)),
+    registry.AUTOREGRESSIVE: (pixel_by_pixel, lambda model, n: torch.randn(n, 784)),
 }
 
 
@@ -143,8 +140,8 @@ def draws_of_seeds(entry, runs, first, args, device):
     for seed in SEEDS[1:]:
         folder = runs / name_of(entry, seed)
         if results := None if args.quick else read_results(folder):
-            load, images_of, noise_of = MODELS[results["script"]]
-            model = load(models.model_file(folder)).to(device)
+            images_of, noise_of = MODELS[results["script"]]
+            model = registry.module(results["script"]).load(models.model_file(folder)).to(device)
             seed_epoch(seed, results["epochs"] + 1)
             images = images_from(lambda z: images_of(model, z), noise_of(model, first["images"]), device)  # noqa: B023
             classifier, (features, _), _ = reference(first["reference"], args.data_root, args.quick, device)
@@ -165,8 +162,8 @@ def interpolation(decode, noise, classifier, device):
 
 def evaluate(entry, folder, results, args, device):
     """(the run's entry in comparison.json, rows of samples, a row of interpolation or None)."""
-    load, images_of, noise_of = MODELS[results["script"]]
-    model = load(models.model_file(folder)).to(device)
+    images_of, noise_of = MODELS[results["script"]]
+    model = registry.module(results["script"]).load(models.model_file(folder)).to(device)
     noise, decode = functools.partial(noise_of, model), lambda z: images_of(model, z)
     data, has_codes, times = results["data"], results["script"] != registry.AUTOREGRESSIVE, []
     images_from(decode, noise(100), device)  # warm-up

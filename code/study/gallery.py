@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
-from beyond import vae_family
 from common import cli, figures, models
 from datasets.bmnist import bmnist
 from datasets.files import UserError, show
 from datasets.mnist import mnist
-from study import evaluate, publish, registry, tables
+from study import publish, registry, tables
 
 SHOWN, SEED = 14, 0
 # kind of images: {model: run}
@@ -25,8 +24,6 @@ BEST = {
     "grey": {"GAN": "gan", "flow": "nf-multiscale-long"},
     "binary": {"VAE": "family-best", "PixelCNN": "pixelcnn-long"},
 }
-# script: (loader of its model file, images in 0..1 from noise, n noise vectors of a model)
-MODELS = evaluate.MODELS | {registry.FAMILY: (vae_family.load, vae_family.draw, lambda model, n: n)}
 
 
 @torch.no_grad()
@@ -37,10 +34,10 @@ def rows(best, test, white):
         path = models.PUBLISHED / f"{run}.pt"
         if not path.exists():
             raise UserError(f"{show(path)} is missing: train {run}, then make publish")
-        load, images_of, noise_of = MODELS[registry.get(run).script]
-        model = load(path)
+        script = registry.module(registry.get(run).script)
+        model = script.load(path)
         torch.manual_seed(SEED)
-        images = images_of(model, noise_of(model, SHOWN))
+        images = script.draw(model, SHOWN)
         drawn = torch.bernoulli(images) if registry.get(run).kind == "binary" else images
         shown[f"{name}, {tables.duration(publish.read(run)['seconds'])}"] = drawn
     return shown

@@ -17,10 +17,6 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
-import a3_gan_template as gan
-import a3_nf_template as nf
-import a3_vae_template as vae
-from beyond import autoregressive
 from common import cli, models, quality
 from datasets.bmnist import bmnist
 from datasets.files import ROOT, UserError, show, write_atomically
@@ -30,13 +26,13 @@ from study import export, latent, publish, registry
 SOURCES = ROOT / "docs" / "page"
 LIBRARY = ["net.js", "models.js"]  # for the page and for its workers
 PARTS = ["app.js", "plane.js", "draw.js", "dimensions.js", "gan.js", "flow.js", "pixelcnn.js", "results.js", "start.js"]
-# name in the page: (run, kind, load, precision of the weights). Images must stay within 2 grey levels of torch's.
+# name in the page: (run, kind, precision of the weights). Images must stay within 2 grey levels of torch's.
 MODELS = {
-    "vae2": ("vae-z2", "vae", vae.load, 48),
-    "vae20": ("vae-z20", "vae", vae.load, 48),
-    "gan": ("gan", "gan", gan.load, 48),
-    "flow": ("nf-multiscale", "flow", nf.load, 256),
-    "pixelcnn": ("pixelcnn", "pixelcnn", autoregressive.load, 64),
+    "vae2": ("vae-z2", "vae", 48),
+    "vae20": ("vae-z20", "vae", 48),
+    "gan": ("gan", "gan", 48),
+    "flow": ("nf-multiscale", "flow", 256),
+    "pixelcnn": ("pixelcnn", "pixelcnn", 64),
 }
 CLASSIFIER_PRECISION = 48
 LARGEST = 5e6  # bytes of the published page
@@ -153,7 +149,7 @@ def results(user, quick):
 
 def describe(loaded, images=None):
     """{name: (description, weights)} of models and of the classifier. `images` [N, 784]: binary images."""
-    kinds = {name: (kind, precision) for name, (_, kind, _, precision) in MODELS.items()}
+    kinds = {name: (kind, precision) for name, (_, kind, precision) in MODELS.items()}
     kinds["classifier"] = "classifier", CLASSIFIER_PRECISION
     inputs = {"vae": [images]}
     return {
@@ -185,7 +181,7 @@ def main(args):
     found = find_models(args.user, args.quick)
     if not found:
         raise UserError("there are no trained models: make, or for the published page: make publish")
-    loaded = {name: MODELS[name][2](path) for name, (_, path) in found.items()}
+    loaded = {name: registry.module(registry.get(run).script).load(path) for name, (run, path) in found.items()}
     names = {kind: data_of(found, kind) for kind in ("binary", "grey")}
     binary, grey = bmnist(data=names["binary"]), mnist(data=names["grey"])
     loaded["classifier"] = quality.load_classifier(grey[0].name, torch.device("cpu"), lambda: grey)

@@ -3,6 +3,7 @@
 To add a run, add one line to RUNS.
 """
 
+import importlib
 import json
 import shlex
 from dataclasses import dataclass
@@ -129,6 +130,11 @@ def get(name):
         if entry.name == name:
             return entry
     raise UserError(f"there is no run {name!r} in code/study/registry.py: python code/study/train.py --list")
+
+
+def module(script):
+    """The module of a script. Every script has load(path); those that draw images also have draw(model, n)."""
+    return importlib.import_module(script.removesuffix(".py").replace("/", "."))
 
 
 def title(name):
