@@ -242,7 +242,7 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     publish_all()
     readme, tables_page = (place / "README.md").read_text(), (place / "docs" / "results.md").read_text()
     assert "| RealNVP | validation, bits per dimension | **1.500** ± 0.500 | 1.804, public solution" in readme
-    assert "reach 1.750 and 1.950 bits per dimension (RealNVP, 90 s). Ours" in readme
+    assert "reach 1.750 and 1.950 bits per dimension (RealNVP, 90 s). Our training" in readme
     assert "after 70 s (RealNVP, 1.813)." in readme
     assert "| RealNVP | **7.2** ± 0.2 | 7,250 | 1,000 |" in tables_page
     assert "Measured on a processor, 2 threads, torch 2.99.0." in tables_page

@@ -185,7 +185,7 @@ def defined_in(path):
 
 
 def test_functions_that_the_report_names_exist():
-    named = re.findall(r"\\fn\{([\w/]+)\.py\}\{([\w.]+)\}|\\at\{(\w+)\}\{([\w.]+)\}", answers())
+    named = re.findall(r"\\fn\{([\w/]+)\.py\}\{([\w.]+)\}|\\at\{([\w/]+)\}\{([\w.]+)\}", answers())
     assert len(named) > 40
     for module, name, module_, name_ in named:
         assert (name or name_) in defined_in(ROOT / "code" / f"{module or module_}.py")

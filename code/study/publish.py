@@ -203,15 +203,16 @@ def over_seeds(seeds):
 
 
 def race_text(race):
-    """The race in two sentences."""
+    """The race in three sentences."""
     header, rows = tables.race(race["summary"])
     rows = [dict(zip(header, row)) for row in rows]
     after = (f"{row['ours']} and {row['plain loop']} {row['validation metric']} ({row['model']}, {row['after']})"
              for row in rows)  # fmt: skip
     reached = (f"{row['ours reaches it']} ({row['model']}, {row['target']})" for row in rows)
     return (
-        f"After the same time, ours and the plain loop reach {'; '.join(after)}. Ours reaches the result of the best "
-        f"public solution, for the GAN the plain loop's, after {'; '.join(reached)}."
+        "**Race.** `make race` trains our model and the plain loop of the course's templates for the same number of "
+        f"seconds on the same machine. They reach {'; '.join(after)}. Our training reaches the result of the best "
+        f"public solution, for the GAN that of the plain loop, after {'; '.join(reached)}."
     )
 
 
@@ -239,7 +240,7 @@ def ablation(model):
     how = f"{row['processor']}, {tables.plural(row['threads'], 'thread')}, torch {row['torch'].split('+')[0]}"
     return f"""{tables.markdown(*tables.ablation(found))}
 
-Values of validation images after {found["seconds"]:.0f} s of training on {how}. Spread: largest minus smallest."""
+Values of validation images after {found["seconds"]:.0f} s of training on {how}."""
 
 
 def autoregressive():
