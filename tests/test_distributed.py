@@ -223,7 +223,7 @@ def test_of_several_processes_that_fail_the_first_one_speaks(tmp_path, monkeypat
 
     def speaks(rank):
         monkeypatch.setattr(distributed, "rank", rank)
-        cli.let_one_speak()
+        cli.silence_all_but_first()
         if sys.stderr is sys.__stderr__:
             return True
         sys.stderr.close()

@@ -25,10 +25,10 @@ def adam(module, lr=1e-3):
 
 @pytest.mark.parametrize("arch", list(gan.DEFAULTS))
 def test_interface(arch):
-    images = Generator(arch=arch)(torch.randn(4, 100))
+    images = Generator(arch=arch, waves=20 if arch == "template" else 0)(torch.randn(4, 100))
     assert images.shape == (4, 784)
     assert -1 <= images.min() < images.max() <= 1
-    assert images.mean() < 0.1 if arch == "template" else images.mean() < -0.5
+    assert images.mean() < -0.5  # nearly black
     scores = Discriminator(arch)(images)
     assert scores.shape == (4, 1)
     assert (scores > 0).all()

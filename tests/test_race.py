@@ -292,7 +292,7 @@ def test_a_killed_race_goes_on(checkout):
         assert child.poll() is None
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    assert "to go on, repeat the command" in child.communicate()[1]
+    assert "to continue, run the same command again" in child.communicate()[1]
     assert child.returncode == 130
     before = (folder / "results.json").read_bytes()
     done = checkout.run("study/race.py", "--quick", "--only", "vae")

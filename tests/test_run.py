@@ -203,8 +203,7 @@ def test_the_process_says_it_in_one_line_and_ends_with_status_2(script, wrong, c
     assert done.stderr.startswith(f"{script}: ")
 
 
-STUDY = ("train", "analyses", "evaluate", "seeds", "bench", "race", "scaling", "codes", "publish", "submission")
-STUDY = [f"study.{name}" for name in STUDY]
+STUDY = [f"study.{path.stem}" for path in sorted(ROOT.glob("code/study/*.py")) if "def parse" in path.read_text()]
 BEYOND = [f"beyond.{name}" for name in ("autoregressive", "vae_family", "flow_2d")]
 
 
@@ -217,6 +216,16 @@ def test_help_is_a_manual(name, capsys):
     assert text.startswith(f"usage: python code/{name.replace('.', '/')}.py")
     assert "\noptions:" in text
     assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_help_shows_defaults_of_0_and_no_empty_ones(capsys):
+    parser = cli.Parser("", ROOT / "code" / "x.py")
+    for option, default in (("--zero", 0), ("--none", None), ("--off", False), ("--empty", [])):
+        parser.add_argument(option, default=default, help=f"about{option}")
+    parser.print_help()
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if "about" in line}
+    assert lines["--zero"].endswith("about--zero (default: 0)")
+    assert all(lines[name].endswith(f"about{name}") for name in ("--none", "--off", "--empty"))
 
 
 @pytest.mark.parametrize("name", [*(script.removesuffix(".py") for script in SCRIPTS), *BEYOND])

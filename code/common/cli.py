@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return word
 
     def error(self, message):
-        let_one_speak()
+        silence_all_but_first()
         message = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
@@ -114,7 +114,7 @@ def run_options(parser, data_names=()):
 def how_to_resume():
     """The end of the message after an interruption."""
     if not run.current:  # a script that starts others, for example
-        return "to go on, repeat the command."
+        return "to continue, run the same command again."
     epoch = run.current.saved_epoch()
     if run.current.finished or epoch is None:
         return "nothing was saved yet."
@@ -123,7 +123,7 @@ def how_to_resume():
     return f"epoch {epoch} is saved. Continue with: {command}"
 
 
-def explained(error):
+def message_for(error):
     """(one-line message, exit status) of an exception that a user can cause; None for any other, which is a bug."""
     if isinstance(error, KeyboardInterrupt):
         return f"Interrupted: {how_to_resume()}", 130
@@ -142,15 +142,15 @@ def explained(error):
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         file = f"{show(error.filename)}: " if getattr(error, "filename", None) else ""
         reason = getattr(error, "strerror", None) or error
-        advice = "free some disk space" if full else "correct this"
-        return f"{file}{reason}; {advice}, then try again; {how_to_resume()}", 1
+        advice = "free some disk space" if full else "fix this"
+        return f"{file}{reason}; {advice} and try again; {how_to_resume()}", 1
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return f"out of memory: try a smaller model or batch size; {how_to_resume()}", 1
     if hasattr(error, "exit_status"):
         return str(error), error.exit_status
 
 
-def let_one_speak():
+def silence_all_but_first():
     """When the processes of one machine end with an error, the first one says why, and the others are silent."""
     if distributed.processes == 1:
         return
@@ -166,10 +166,10 @@ def let_one_speak():
 ending = threading.Lock()  # taken by the first thread that ends this process
 
 
-def leave(line, status):
+def exit_now(line, status):
     """Print one line and exit at once, without waiting for other threads."""
     ending.acquire()
-    let_one_speak()
+    silence_all_but_first()
     if run.current:
         run.current.close_bar()
     with contextlib.suppress(OSError):
@@ -184,7 +184,7 @@ def end_on_signals():
 
     def wait():
         number = os.read(reader, 1)[0]
-        leave(*explained(KeyboardInterrupt() if number == signal.SIGINT else Terminated()))
+        exit_now(*message_for(KeyboardInterrupt() if number == signal.SIGINT else Terminated()))
 
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -223,8 +223,8 @@ def start(main, parse_args, torchrun=False):
             main(args)
         return distributed.end()
     except BaseException as error:
-        explanation = explained(error)
+        explanation = message_for(error)
         if explanation is None or os.environ.get("A3_DEBUG"):
-            let_one_speak()
+            silence_all_but_first()
             raise
-    leave(*explanation)
+    exit_now(*explanation)

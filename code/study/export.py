@@ -17,7 +17,7 @@ from nets import multiscale
 
 SMALL = 20_000  # numbers in a matrix that takes so little room that it can have a finer step
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-PLAIN = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu", nn.ELU: "elu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid"}
+PLAIN = {nn.ReLU: "relu", nn.GELU: "gelu", nn.Tanh: "tanh"}
 
 
 def rounded(weight, step, inputs):
@@ -140,11 +140,9 @@ def layers(pack, *modules, inputs=None):
             found.append({"op": "flatten"})
         elif isinstance(module, nn.PixelShuffle):
             found.append({"op": "shuffle", "by": module.upscale_factor})
-        elif isinstance(module, nn.Upsample):
-            found.append({"op": "upsample", "by": int(square(module.scale_factor))})
         elif type(module) in PLAIN:
             found.append({"op": PLAIN[type(module)]})
-        elif not isinstance(module, (nn.Dropout, nn.Identity)) and not hasattr(module, "waves"):
+        elif not hasattr(module, "waves"):
             raise NotImplementedError(f"code/study/export.py cannot export the layer {type(module).__name__}")
         inputs = None if inputs is None else module(inputs)
     return found
@@ -153,8 +151,11 @@ def layers(pack, *modules, inputs=None):
 def transposed(pack, module, weight, bias):
     """A transposed convolution: zeros between the pixels, then a convolution with the kernels turned around."""
     size, stride, padding = (square(value) for value in (module.kernel_size, module.stride, module.padding))
-    spread = {"op": "spread", "stride": stride, "extra": square(module.output_padding)}
-    return [spread, conv(pack, weight.transpose(0, 1).flip(2, 3), bias, 1, size - 1 - padding)]
+    assert square(module.output_padding) == 0
+    return [
+        {"op": "spread", "stride": stride},
+        conv(pack, weight.transpose(0, 1).flip(2, 3), bias, 1, size - 1 - padding),
+    ]
 
 
 def residual(inner):

@@ -92,11 +92,8 @@ const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 const ACTIVATIONS = {
   relu: () => (x) => (x > 0 ? x : 0),
   leaky: ({ slope }) => (x) => (x > 0 ? x : slope * x),
-  elu: () => (x) => (x > 0 ? x : Math.exp(x) - 1),
   gelu: () => (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
-  silu: () => (x) => x * sigmoid(x),
   tanh: () => Math.tanh,
-  sigmoid: () => sigmoid,
 };
 
 const LAYERS = {
@@ -130,8 +127,8 @@ const LAYERS = {
   },
 
   /** Put `stride` - 1 zeros between pixels; with a convolution this makes a transposed convolution. */
-  spread({ stride, extra }, { data, shape: [b, h, w, c] }) {
-    const oh = (h - 1) * stride + 1 + extra, ow = (w - 1) * stride + 1 + extra, out = new Float32Array(b * oh * ow * c);
+  spread({ stride }, { data, shape: [b, h, w, c] }) {
+    const oh = (h - 1) * stride + 1, ow = (w - 1) * stride + 1, out = new Float32Array(b * oh * ow * c);
     for (let image = 0; image < b; image++) for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) {
       const from = ((image * h + y) * w + x) * c, to = ((image * oh + y * stride) * ow + x * stride) * c;
       for (let l = 0; l < c; l++) out[to + l] = data[from + l];
@@ -196,15 +193,6 @@ const LAYERS = {
       for (let l = 0; l < c; l++) for (let i = 0; i < by; i++) for (let j = 0; j < by; j++) {
         out[((image * h * by + y * by + i) * w * by + x * by + j) * c + l] = data[at++];
       }
-    }
-    return { data: out, shape: [b, h * by, w * by, c] };
-  },
-
-  upsample({ by }, { data, shape: [b, h, w, c] }) {
-    const out = new Float32Array(data.length * by * by);
-    for (let image = 0, at = 0; image < b; image++) for (let y = 0; y < h * by; y++) for (let x = 0; x < w * by; x++) {
-      const from = ((image * h + Math.floor(y / by)) * w + Math.floor(x / by)) * c;
-      for (let l = 0; l < c; l++) out[at++] = data[from + l];
     }
     return { data: out, shape: [b, h * by, w * by, c] };
   },
