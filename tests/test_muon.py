@@ -61,6 +61,7 @@ def step(net, optimizer, seed):
 
 def test_hidden_weights_follow_the_momentum_and_all_others_adamw():
     net, optimizer = model()
+    optimizer.param_groups[1]["weight_decay"] = 0.5
     hidden = {
         name
         for name, weight in net.named_parameters()
@@ -76,7 +77,8 @@ def test_hidden_weights_follow_the_momentum_and_all_others_adamw():
         for name in hidden:
             momentum[name] = 0.95 * momentum[name] + 0.05 * gradients[name]
             direction = 0.05 * gradients[name] + 0.95 * momentum[name]
-            before[name] = before[name] - 0.03 * by_svd(direction.flatten(1)).view_as(direction)
+            step_of = 0.5 * before[name] + by_svd(direction.flatten(1)).view_as(direction)
+            before[name] = before[name] - 0.03 * step_of
         for weight, gradient in zip(others, (gradients[name] for name in before if name not in hidden)):
             weight.grad = gradient
         adamw.step()

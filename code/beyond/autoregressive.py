@@ -434,7 +434,8 @@ def main(args):
     if args.dropout:
         model.net.dropout.p = args.dropout
     hidden = model.net.hidden() if args.muon else []
-    optimizer = Muon(model.parameters(), args.lr, hidden, args.muon, weight_decay=1e-4, fused=True)
+    # without weight decay, Muon's weights grow until the gated layers overflow
+    optimizer = Muon(model.parameters(), args.lr, hidden, args.muon, 0.1, weight_decay=1e-4, fused=True)
     schedule = one_cycle(optimizer, [args.lr, args.muon], args.epochs * len(train))
     uniforms = torch.rand(25, PIXELS).to(run.device)  # fixed, so that samples of different epochs are comparable
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}

@@ -24,19 +24,19 @@ def orthogonalized(matrices, steps=5):
 
 
 class Muon(torch.optim.AdamW):
-    """`hidden`: the parameters for Muon, with their own learning rate. Each is read as a matrix [outputs, inputs].
+    """`hidden`: the parameters for Muon, with their own learning rate and weight decay. Each is read as a matrix
+    [outputs, inputs]."""
 
-    They have no weight decay."""
-
-    def __init__(self, parameters, lr, hidden, hidden_lr, **options):
+    def __init__(self, parameters, lr, hidden, hidden_lr, hidden_decay=0.0, **options):
         hidden = list(hidden)
         others = [parameter for parameter in parameters if all(parameter is not each for each in hidden)]
-        super().__init__([{"params": others}, {"params": hidden, "lr": hidden_lr}], lr, **options)
+        groups = [{"params": others}, {"params": hidden, "lr": hidden_lr, "weight_decay": hidden_decay}]
+        super().__init__(groups, lr, **options)
 
     @torch.no_grad()
     def step(self):
-        by_shape = {}
-        for parameter in self.param_groups[1]["params"]:
+        by_shape, group = {}, self.param_groups[1]
+        for parameter in group["params"]:
             state = self.state[parameter]
             if not state:  # AdamW loads no state without "step"
                 state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
@@ -47,5 +47,6 @@ class Muon(torch.optim.AdamW):
         for pairs in by_shape.values():
             updates = orthogonalized(torch.stack([update for _, update in pairs]))
             for (parameter, _), update in zip(pairs, updates):
-                parameter.sub_(update.view_as(parameter), alpha=self.param_groups[1]["lr"])
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(update.view_as(parameter), alpha=group["lr"])
         super().step()
