@@ -148,7 +148,7 @@ def compiled(tmp_path_factory):
     done = subprocess.run([sys.executable, "report/macros.py"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     command = re.search(r"TEXINPUTS=build: (latexmk .*?report\.tex)", (ROOT / "Makefile").read_text()).group(1)
-    environment = {**os.environ, "TEXINPUTS": "build:", "max_print_line": "1000"}  # latexmk misreads wrapped warnings
+    environment = {**os.environ, "TEXINPUTS": "build:", "max_print_line": "1000"}  # as in Makefile
     done = subprocess.run(command.split(), cwd=folder / "report", env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:]
     build = folder / "report" / "build"

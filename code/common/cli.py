@@ -30,8 +30,8 @@ class Parser(argparse.ArgumentParser):
 
     class Formatter(argparse.RawDescriptionHelpFormatter):
         def _get_help_string(self, action):
-            absent = any(action.default is value for value in (None, False, argparse.SUPPRESS)) or action.default == []
-            return action.help if absent else f"{action.help} (default: %(default)s)"
+            no_default = action.default is False or action.default in (None, [], argparse.SUPPRESS)
+            return action.help if no_default else f"{action.help} (default: %(default)s)"
 
     def __init__(self, doc, file):
         usage = f"python {Path(file).resolve().relative_to(ROOT).as_posix()} [options]"

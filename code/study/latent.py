@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 
 from a3_gan_template import spherical, straight
 from a3_nf_template import log_prior
-from a3_vae_template import softplus
+from a3_vae_template import kl_per_dimension, softplus
 from beyond.vae_family import log_likelihood
 from common import figures
 
@@ -191,7 +191,7 @@ def family(run, title, model, train, val, test):
         z, log_q = z[0], log_q[0]
         numbers = information(model, z, log_q, mean, std)
         if model.flow is None and model.prior is None:
-            kl = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).mean(0).sort(descending=True)[0].cpu().numpy()
+            kl = kl_per_dimension(mean, std).mean(0).sort(descending=True)[0].cpu().numpy()
             path, xlabel = run.figure("kl-per-dimension.pdf"), "latent dimension, sorted by KL"
             figures.curves(path, range(1, len(kl) + 1), {"": kl}, xlabel, "KL, nats", title, marker="o")
         save_aggregate(run.figure("aggregate.pdf"), model, z.cpu(), title)

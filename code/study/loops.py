@@ -255,9 +255,8 @@ def our_narrow_gan(images):
 
 def our_nf(images, options=()):
     args, data = nf.parse_args(list(options)), TimedLoader(images)
-    model = nf.Model(
-        [784], args.flows, args.hidden, args.alpha, args.arch, args.mix, args.dequantize, args.components
-    )  # fmt: skip
+    sizes = args.flows, args.hidden, args.alpha, args.arch, args.mix, args.dequantize, args.components
+    model = nf.Model([784], *sizes)
     hidden = multiscale.hidden_weights(model) if args.muon else []
     optimizer = Muon(model.parameters(), LR, hidden, LR, weight_decay=args.weight_decay, fused=True)
     epoch = lambda: nf.epoch_iter(model.train(), data, optimizer)

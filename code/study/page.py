@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
+from a3_vae_template import kl_per_dimension
 from common import cli, models, quality
 from datasets.bmnist import bmnist
 from datasets.files import ROOT, UserError, show, write_atomically
@@ -92,7 +93,7 @@ def codes(model, test, n=1000):
 def dimensions(model, train, test, n=5000):
     """The average KL term of each dimension, and the directions of the attributes (see latent.attributes)."""
     mean, std = model.encoder(test.subset(1000).images.float())
-    kl = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).mean(0)
+    kl = kl_per_dimension(mean, std).mean(0)
     x = train.subset(n).images.float()
     measures = {"slant": latent.slant, "stroke width": latent.stroke_width}
     code = model.encoder(x)[0]
