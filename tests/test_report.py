@@ -13,6 +13,7 @@ import zipfile
 import pytest
 import torch
 
+import a3_gan_template as gan
 import macros
 from conftest import ROOT
 from datasets.files import UserError
@@ -70,6 +71,8 @@ def test_numbers_become_macros(tmp_path):
     for part in ("encoder", "decoder"):
         decay = macros.FORMULAS[f"vae_{part}_decay"]
         assert f'{{"params": model.{part}.parameters(), "weight_decay": {decay}}}' in vae
+    generator = gan.Generator(2, codes=3)
+    assert float(macros.FORMULAS["code_length"]) == generator.noise(1)[0, 2:].norm()
 
 
 def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
