@@ -37,7 +37,7 @@ PENALTY_EVERY = 4  # steps between two gradient penalties
 # default options of each architecture
 DEFAULTS = {
     "template": {"n_epochs": 90, "batch_size": 128, "lr": 6e-4, "d_lr": 1e-3, "latent_dim": 24, "waves": 20},
-    "conv": {"n_epochs": 40, "batch_size": 64, "lr": 1e-3, "d_lr": 5e-4, "latent_dim": 24, "waves": 0},
+    "conv": {"n_epochs": 60, "batch_size": 64, "lr": 1e-3, "d_lr": 5e-4, "latent_dim": 24, "waves": 0},
 }
 
 

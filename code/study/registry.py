@@ -74,7 +74,7 @@ RUNS = [
     Entry("nf-multiscale-long", "Multi-scale flow, long", FLOW, "grey", "long", 8000,
           "--arch multiscale --hidden 64 --flows 8 --epochs 36",
           results=BPD),
-    Entry("gan-conv", "Convolutional GAN", GAN, "grey", "long", 3500, "--arch conv", short="--n_epochs 1",
+    Entry("gan-conv", "Convolutional GAN", GAN, "grey", "long", 5000, "--arch conv", short="--n_epochs 1",
           results=("frechet", "confident_share", "coverage"), compared=True),
     Entry("pixelcnn-long", "PixelCNN, long", AUTOREGRESSIVE, "binary", "long", 7500,
           "--hidden 64 --epochs 12 --lr 0.003 --dropout 0.1", short="--hidden 32 --epochs 1"),
