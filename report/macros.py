@@ -46,7 +46,7 @@ FORMULAS = {
     "coin_flips": -784 * math.log(2), "log_2": math.log(2), "two_log_2": 2 * math.log(2), "minus_log_4": -math.log(4),
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
     "bits_of_levels": 8,
-    "vae_encoder_decay": "0.3", "vae_decoder_decay": "0.02",  # constants in a3_vae_template.py
+    "vae_encoder_decay": "0.3", "vae_beta2": "0.99",  # constants in a3_vae_template.py
     "code_length": "2.5",  # constant in a3_gan_template.py
     "classifier_epochs": quality.EPOCHS,
     "grid_points": 20**2,  # of GridEncoder

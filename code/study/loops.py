@@ -114,7 +114,7 @@ VAE_CHANGES = {
     "init": "wider initial weights of the decoder",
     "path": "path gradient of the KL term",
     "cycle": "one-cycle schedule up to a learning rate of 0.008 instead of 0.001, batches of 256 instead of 128",
-    "decay": "weight decay, 0.3 for the encoder and 0.02 for the decoder",
+    "decay": "weight decay of 0.3 for the encoder, and beta_2 = 0.99 in AdamW",
     "shift": "training images shifted by up to one pixel: all of them at first, three in ten at the end",
 }
 
