@@ -19,10 +19,10 @@ from study import gallery, publish, registry
 
 # {run: (module, sizes)}, as small as possible
 TINY = {
-    "gan": (gan.Generator, {"latent_dim": 2}),
+    "gan-conv": (gan.Generator, {"latent_dim": 2}),
     "nf-multiscale-long": (lambda **sizes: flow.Model([784], **sizes), {"n_flows": 1, "n_hidden": 4}),
     "family-best": (vae_family.Family, {"hidden_dim": 4, "z_dim": 2}),
-    "pixelcnn-long": (autoregressive.Model, {"model": "markov", "n_hidden": 4}),
+    "pixelcnn": (autoregressive.Model, {"model": "markov", "n_hidden": 4}),
 }
 
 

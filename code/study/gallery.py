@@ -21,8 +21,8 @@ from study import publish, registry, tables
 SHOWN, SEED = 14, 0
 # kind of images: {model: run}
 BEST = {
-    "grey": {"GAN": "gan", "flow": "nf-multiscale-long"},
-    "binary": {"VAE": "family-best", "PixelCNN": "pixelcnn-long"},
+    "grey": {"GAN": "gan-conv", "flow": "nf-multiscale-long"},
+    "binary": {"VAE": "family-best", "PixelCNN": "pixelcnn"},
 }
 
 

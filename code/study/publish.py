@@ -57,7 +57,7 @@ HEADLINES = [
     ("nf", "val_bpd", "1.804, public solution (100 epochs)"),
     ("nf-multiscale-long", "test_bpd_8", "1.020, UvA tutorial 11"),
     ("family-best", "test_log_likelihood", "-85.57, VampPrior; with convolutions: -78.30, ladder VAE"),
-    ("pixelcnn-long", "test_log_likelihood", "-81.30, PixelCNN; -79.20, Diagonal BiLSTM"),
+    ("pixelcnn", "test_log_likelihood", "-81.30, PixelCNN; -79.20, Diagonal BiLSTM"),
 ]
 MEASURES = {
     "val_elbo": "validation bound, nats",
