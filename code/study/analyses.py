@@ -56,13 +56,13 @@ def save_neighbours(run, title, samples, train):
 def gan_gradients(run, title, train, steps=300):
     """Question 2.4: the gradients of both losses of G in the first steps of training with Equation 15.
 
-    The networks, Adam's settings and the batch size are the template's. D and G take one step each in turn. In every
+    The networks, the optimiser and the batch size are the template's. D and G take one step each in turn. In every
     step both gradients are computed at the same weights and noise; G then follows the saturating one."""
     norms, scores, odds = {"log(1 - D(G(z)))": [], "-log D(G(z))": []}, [], []
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
         generator, discriminator = gan_script.Generator().to(run.device), gan_script.Discriminator().to(run.device)
-        adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, betas=(0.5, 0.999), fused=True)
+        adam = lambda net: torch.optim.Adam(net.parameters(), 2e-4, fused=True)
         optimizer_G, optimizer_D, weights = adam(generator), adam(discriminator), list(generator.parameters())
         for _ in range(steps // 10 if run.quick else steps):
             chosen = torch.randint(len(train.images), (64,)).to(train.images.device)

@@ -330,6 +330,8 @@ def publish_run(entry, folder):
     shutil.rmtree(figures, ignore_errors=True)
     shutil.copytree(folder / "figures", figures, ignore=shutil.ignore_patterns("step-*"))
     weights.unlink(missing_ok=True)
+    if not entry.weights:
+        return
     model, size = load_state(folder / "model.pt"), io.BytesIO()
     half = lambda x: x.half() if x.is_floating_point() else x  # half the size; samples look the same
     model["state"] = {name: half(weights) for name, weights in model["state"].items()}

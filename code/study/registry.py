@@ -41,6 +41,7 @@ class Entry:
     compared: bool = False  # included in evaluate.py
     seeds: str = ""  # metric to compare over seeds, for runs that are trained with three seeds
     published: bool = True
+    weights: bool = True  # published too, if they are small enough
 
     @property
     def data(self):
@@ -53,8 +54,8 @@ class Entry:
         return [f"code/{self.script}", *shlex.split(self.options), *chosen, "--name", self.name, *more]
 
 
-def beyond(name, title, options="", seconds=100, kind="binary", **more):
-    return Entry(f"family-{name}", f"VAE, {title}", FAMILY, kind, "family", seconds, options, **more)
+def variant(name, title, options="", seconds=100, kind="binary", weights=False, **more):
+    return Entry(f"family-{name}", f"VAE, {title}", FAMILY, kind, "family", seconds, options, weights=weights, **more)
 
 
 RUNS = [
@@ -92,29 +93,29 @@ RUNS = [
           short="--epochs 1", compared=True),
     Entry("pixelcnn-grey", "8-bit PixelCNN", AUTOREGRESSIVE, "grey", "autoregressive", 1300,
           "--likelihood softmax256 --epochs 3", short="--epochs 1", results=("test_bpd",), compared=True),
-    beyond("plain", "plain", seeds="val_elbo"),
+    variant("plain", "plain", seeds="val_elbo"),
     Entry("family-autoencoder", "Autoencoder", FAMILY, "binary", "family", 100, "--autoencoder"),
-    beyond("grid", "grid encoder, D = 2", "--encoder grid --zdim 2 --batch_size 256 --lr 0.003 --epochs 20", 75,
+    variant("grid", "grid encoder, D = 2", "--encoder grid --zdim 2 --batch_size 256 --lr 0.003 --epochs 20", 75,
            seeds="val_elbo"),
-    beyond("beta4", "KL weight 4", "--beta 4"),
-    beyond("beta0", "KL weight 0", "--beta 0"),
-    beyond("free0.2", "free bits, 0.2 nats", "--free_bits 0.2"),
-    beyond("iwae5", "importance-weighted, 5 samples", "--samples 5", 300),
-    beyond("planar", "planar posterior", "--posterior planar", 200),
-    beyond("householder", "Householder posterior", "--posterior householder", 200),
-    beyond("sylvester", "Sylvester posterior", "--posterior sylvester", 450),
-    beyond("iaf", "autoregressive posterior", "--posterior iaf", 300),
-    beyond("prior", "coupling prior", "--prior coupling", 150),
-    beyond("best", "coupling prior, D = 40, 100 epochs", "--prior coupling --zdim 40 --epochs 100", 2000,
-           publishing="--eval_samples 5000 --eval_images 10000", results=BOUND, seeds="val_elbo"),
-    beyond("conv", "residual networks, 32 channels, coupling prior, D = 40, 280 epochs",
+    variant("beta4", "KL weight 4", "--beta 4", weights=True),
+    variant("beta0", "KL weight 0", "--beta 0"),
+    variant("free0.2", "free bits, 0.2 nats", "--free_bits 0.2", weights=True),
+    variant("iwae5", "importance-weighted, 5 samples", "--samples 5", 300),
+    variant("planar", "planar posterior", "--posterior planar", 200),
+    variant("householder", "Householder posterior", "--posterior householder", 200),
+    variant("sylvester", "Sylvester posterior", "--posterior sylvester", 450),
+    variant("iaf", "autoregressive posterior", "--posterior iaf", 300),
+    variant("prior", "coupling prior", "--prior coupling", 150),
+    variant("best", "coupling prior, D = 40, 100 epochs", "--prior coupling --zdim 40 --epochs 100", 2000,
+           publishing="--eval_samples 5000 --eval_images 10000", results=BOUND, seeds="val_elbo", weights=True),
+    variant("conv", "residual networks, 32 channels, coupling prior, D = 40, 280 epochs",
            "--net conv --channels 32 --prior coupling --zdim 40 --lr 0.002 --epochs 280", 14000, short="--epochs 1",
            publishing="--eval_images 10000", results=BOUND, published=False),
-    beyond("pixelcnn", "PixelCNN decoder", "--decoder pixelcnn --epochs 4", 700, short="--epochs 1"),
-    beyond("pixelcnn-warmup2", "PixelCNN decoder, KL warm-up, 2 epochs",
+    variant("pixelcnn", "PixelCNN decoder", "--decoder pixelcnn --epochs 4", 700, short="--epochs 1"),
+    variant("pixelcnn-warmup2", "PixelCNN decoder, KL warm-up, 2 epochs",
            "--decoder pixelcnn --epochs 4 --warmup 2", 700, short="--epochs 1 --warmup 0"),
-    beyond("gaussian", "Gaussian decoder, variance 1/2", "--decoder gaussian", kind="grey"),
-    beyond("learned-gaussian", "Gaussian decoder, learned variance", "--decoder learned-gaussian", kind="grey"),
+    variant("gaussian", "Gaussian decoder, variance 1/2", "--decoder gaussian", kind="grey"),
+    variant("learned-gaussian", "Gaussian decoder, learned variance", "--decoder learned-gaussian", kind="grey"),
     *(Entry(f"flow-{target}", f"Flow in the plane, {target}", PLANE, target, "plane", 60, f"--target {target}",
             short="", results=("kl",)) for target in ("moons", "rings", "checkerboard", "letters")),
 ]  # fmt: skip
