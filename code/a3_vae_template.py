@@ -51,8 +51,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(z_dim, hidden_dim)
         self.out = nn.Linear(hidden_dim, 784)
-        # Torch's default weights are small: with two latent dimensions every hidden unit would be nearly linear where
-        # p(z) has its mass. Larger weights and biases spread the nonlinear parts of the units over this region.
+        # Torch's default weights are small: with two latent dimensions every hidden unit would be close to a quadratic
+        # function of z where p(z) has its mass. Larger weights and biases spread the units' bends over this region.
         scale = (8 / z_dim) ** 0.5
         nn.init.normal_(self.hidden.weight, std=scale)
         nn.init.uniform_(self.hidden.bias, -2 * scale, 2 * scale)

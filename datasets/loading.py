@@ -50,7 +50,7 @@ class Batches:
     def __init__(self, images, labels, name, source, batch_size, *, with_labels, shuffle=False, shift=0):
         self.images, self.labels, self.name, self.source = images, labels, name, source
         self.batch_size, self.with_labels, self.shuffle, self.shift = batch_size, with_labels, shuffle, shift
-        self.share = 1.0  # the share of shifted images; the scripts decrease it to 0 during training
+        self.share = 1.0  # the share of shifted images; the scripts decrease it during training
         self.title = TITLES[name]
 
     def __len__(self):

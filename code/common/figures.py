@@ -27,7 +27,7 @@ plt.rcParams.update({
 
 def stage_name(epoch, epochs):
     """The caption of samples that are drawn after an epoch."""
-    names = {0: "untrained", epochs // 2: "half-way", epochs: "end"}
+    names = {epochs // 2: "half-way", 0: "untrained", epochs: "end"}  # of two names for one epoch, the later one
     return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
 
 

@@ -1,1 +1,1 @@
-"""Architectures that are options of the three scripts."""
+"""Architectures that are options of the scripts, and the optimiser Muon."""

@@ -203,17 +203,21 @@ def over_seeds(seeds):
 
 
 def race_text(race):
-    """The race in three sentences."""
+    """The race in two or three sentences."""
     header, rows = tables.race(race["summary"])
     rows = [dict(zip(header, row)) for row in rows]
     after = (f"{row['ours']} and {row['plain loop']} {row['validation metric']} ({row['model']}, {row['after']})"
              for row in rows)  # fmt: skip
-    reached = (f"{row['ours reaches it']} ({row['model']}, {row['target']})" for row in rows)
-    return (
+    reached = [f"{row['ours reaches it']} ({row['model']}, {row['target']})"
+               for row in rows if not row["ours reaches it"].startswith("not")]  # fmt: skip
+    text = (
         "**Race.** `make race` trains our model and the plain loop of the course's templates for the same number of "
-        f"seconds on the same machine. They reach {'; '.join(after)}. Our training reaches the result of the best "
-        f"public solution, for the GAN that of the plain loop, after {'; '.join(reached)}."
+        f"seconds on the same machine. They reach {'; '.join(after)}."
     )
+    if reached:
+        text += " Our training reaches the result of the best public solution, for the GAN that of the plain loop, "
+        text += f"after {'; '.join(reached)}."
+    return text
 
 
 def published(name, layout):
