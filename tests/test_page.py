@@ -173,9 +173,11 @@ def test_published_models_stay_within_two_grey_levels(window, tmp_path):
     loaded["classifier"] = quality.load_classifier("mnist", torch.device("cpu"), None)
     described = page.describe(loaded)
     (tmp_path / "page.html").write_text(page.assemble(described, window.content))
-    window.open(tmp_path / "page.html")
-    check_outputs(window, loaded, grey_digit(), levels=2, near=0.05)
-    window.open(window.path)
+    try:
+        window.open(tmp_path / "page.html")
+        check_outputs(window, loaded, grey_digit(), levels=2, near=0.05)
+    finally:
+        window.open(window.path)
 
 
 def convolutional():

@@ -47,7 +47,7 @@ def test_measured_numbers_in_docstrings_are_those_of_the_scripts_results(script)
         known |= {str(value) for value in result["settings"].values()}
         for value in [result["seconds"], result["parameters"], *result["final"].values()]:
             if isinstance(value, (int, float)):
-                known |= {f"{value:.2f}", f"{value:.1f}", f"{value:.0f}", f"{value:,}"}
+                known |= {f"{value:.3f}", f"{value:.2f}", f"{value:.1f}", f"{value:.0f}", f"{value:,}"}
     numbers = re.findall(r"-?\d[\d,]*\.\d+|\d+ s\b", doc)
     assert numbers
     for number in numbers:

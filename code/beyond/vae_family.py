@@ -1,6 +1,6 @@
 """Variants of the VAE on MNIST: other objectives, decoders, posteriors and priors, alone or combined.
 
-    python code/beyond/vae_family.py                         the VAE of a3_vae_template.py
+    python code/beyond/vae_family.py                         networks and loss of a3_vae_template.py
     python code/beyond/vae_family.py --beta 4                beta-VAE; --beta 0: reconstruction only
     python code/beyond/vae_family.py --warmup 10             KL warm-up over ten epochs
     python code/beyond/vae_family.py --free_bits 0.5         0.5 nats of KL per latent dimension are not penalised
@@ -24,9 +24,9 @@ training loop is that of a3_vae_template.py. Gradients of log q are path gradien
 also behind a flow (Vaitl et al. 2024, arXiv:2403.15881) and with importance weights (Tucker et al. 2019,
 arXiv:1810.04152). Only free bits use the ordinary gradient.
 
-Measured on one core of an AMD EPYC without bfloat16 instructions, torch 2.14, static binary MNIST, test images:
---prior coupling --zdim 40 --epochs 100 reaches log p(x) = -83.34 nats (5000 importance samples per image) after 854 s
-of training; the plain VAE reaches -91.64 (500 importance samples, 1000 images). The report and
+Measured on one core of an AMD EPYC with bfloat16 instructions, torch 2.14, static binary MNIST, test images:
+--prior coupling --zdim 40 --epochs 100 reaches log p(x) = -83.33 nats (5000 importance samples per image) after 676 s
+of training; the plain VAE reaches -91.63 (500 importance samples, 1000 images). The report and
 report/results/family-*.json have the numbers of the other variants.
 """
 

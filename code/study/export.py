@@ -2,8 +2,8 @@
 
 `describe(kind, model, precision)` returns a JSON description of a model and its compressed weights in base64. Each
 layer is {"op": name, ...}; a tensor in it is {"at": offset, "shape": ..., "step": ...}. Matrices and kernels are stored
-as integers, which the page multiplies by `step`: first the low bytes of all integers, then the high bytes, which are
-nearly all 0 and compress to nearly nothing. Vectors are stored as float32.
+as integers of three bytes, which the page multiplies by `step`: first the low bytes of all integers, then the middle
+and the high bytes, most of which are equal and compress to nearly nothing. Vectors are stored as float32.
 """
 
 import base64
@@ -55,10 +55,10 @@ class Packer:
         else:
             precision = self.precision * (16 if tensor.numel() < SMALL else 1)
             size, most = float(tensor.square().mean().sqrt()), float(tensor.abs().max())
-            step = packed["step"] = max(size / precision, most / 30000, 1e-30)
+            step = packed["step"] = max(size / precision, most / 8e6, 1e-30)
             whole = (tensor / step).round() if inputs is None else rounded(tensor, step, inputs)
-            whole = whole.int().numpy() + 128  # most numbers then have the high byte 0
-            parts = [(whole & 255).astype("u1"), (whole >> 8).astype("i1")]
+            whole = whole.int().numpy() + 128 * 257  # most numbers then have the same middle and high bytes
+            parts = [(whole & 255).astype("u1"), (whole >> 8 & 255).astype("u1"), (whole >> 16).astype("i1")]
         for part in parts:
             self.parts.append(part.tobytes())
             self.size += len(self.parts[-1])

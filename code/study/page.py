@@ -32,7 +32,7 @@ MODELS = {
     "vae2": ("vae-z2", "vae", 48),
     "vae20": ("vae-z20", "vae", 48),
     "gan": ("gan", "gan", 48),
-    "flow": ("nf-multiscale", "flow", 256),
+    "flow": ("nf-multiscale", "flow", 1024),
     "pixelcnn": ("pixelcnn", "pixelcnn", 64),
 }
 CLASSIFIER_PRECISION = 48

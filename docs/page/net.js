@@ -14,12 +14,15 @@ async function inflate(text) {
   return new Response(stream).arrayBuffer();
 }
 
-/** A packed tensor {at, shape, step}: float32 if step is 0, else integers, first their low and then their high bytes. */
+const OFFSET = 128 * 257; // with it, the middle and high bytes of most integers are the same, and compress well
+
+/** A packed tensor {at, shape, step}: float32 if step is 0, else integers of three bytes, first all low bytes. */
 function unpack({ at, shape, step }, buffer) {
   const size = shape.reduce((a, b) => a * b, 1);
   if (!step) return { shape, data: new Float32Array(buffer.slice(at, at + 4 * size)) };
-  const low = new Uint8Array(buffer, at, size), high = new Int8Array(buffer, at + size, size);
-  return { shape, data: Float32Array.from(low, (byte, i) => step * (256 * high[i] + byte - 128)) };
+  const [low, middle] = [0, 1].map((k) => new Uint8Array(buffer, at + k * size, size));
+  const high = new Int8Array(buffer, at + 2 * size, size);
+  return { shape, data: Float32Array.from(low, (byte, i) => step * (65536 * high[i] + 256 * middle[i] + byte - OFFSET)) };
 }
 
 /** Replace every packed tensor in a description of a model. */
