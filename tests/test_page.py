@@ -534,7 +534,7 @@ def test_speed(window, tmp_path):
     })"""
     bars = {
         "(20, async () => (await local('vae20')).decode(new Array(20).fill(0.1)))": 10,
-        "(20, () => remote('gan').call('generate', new Array(100).fill(0.1)))": 50,
+        "(20, () => remote('gan').call('generate', new Array(34).fill(0.1)))": 50,
         "(3, () => remote('flow').call('decode', Float64Array.from({length: 784}, Math.random)))": 5000 / 16,
         "(1, async () => { const net = new PixelCNN(await local('pixelcnn')); "
         "for (let i = 0; i < 784; i++) net.put(net.probability() > 0.5); })": 784000 / 60,
