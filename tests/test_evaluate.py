@@ -1,11 +1,12 @@
 """Finished runs judged side by side: small runs on glyph digits, missing ones, damaged ones."""
 
 import json
+import math
 
 import pytest
 import torch
 
-from common import files
+from common import figures, files
 from datasets.files import UserError
 from study import evaluate, registry
 
@@ -164,3 +165,12 @@ def test_an_interpolation_joins_two_digits_by_a_models_own_way():
     assert path.shape == (evaluate.STEPS, 784)
     assert path[0, 0] > path[-1, 0] + 1
     assert path[-1, 1] > path[0, 1] + 1
+
+
+def test_images_that_overflow_count_as_black(capsys):
+    codes = torch.full((3, 784), 0.5)
+    codes[1, 7] = math.nan
+    images = evaluate.images_from(lambda z: z, codes, "cpu")
+    assert torch.equal(images, torch.tensor([[0.5], [0.0], [0.5]]).expand(3, 784))
+    assert "1 of 3 samples have infinite values" in capsys.readouterr().out
+    assert figures.tile(codes[1:2], 1)[1, 8] == 0

@@ -149,8 +149,10 @@ def race(path, panels):
 
 
 def tile(images, columns, gap=1):
-    """Images [N, 784] or [N, 1, 28, 28] in 0..1 to one uint8 picture with grey lines between them."""
-    images = np.asarray(images.detach().cpu().float()).reshape(-1, 28, 28)
+    """Images [N, 784] or [N, 1, 28, 28] in 0..1 to one uint8 picture with grey lines between them.
+
+    Pixels that are not a number are black."""
+    images = np.nan_to_num(images.detach().cpu().float().numpy()).reshape(-1, 28, 28)
     rows = -(-len(images) // columns)
     picture = np.full((rows * (28 + gap) + gap, columns * (28 + gap) + gap), 90, np.uint8)
     for i, image in enumerate(images):

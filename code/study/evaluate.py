@@ -124,14 +124,21 @@ def likelihood(final):
 
 @torch.no_grad()
 def images_from(decode, z, device, times=None):
-    """Images [n, 784] in 0..1 on the CPU, in batches of 1000; `times` receives the seconds of each batch."""
+    """Images [n, 784] in 0..1 on the CPU, in batches of 1000; `times` receives the seconds of each batch.
+
+    The inverse of a flow that was hardly trained can overflow. Such images count as black."""
     parts = []
     for codes in z.split(1000):
         start = time.perf_counter()
         parts.append(decode(codes.to(device)).flatten(1).cpu())  # the copy waits for the GPU
         if times is not None:
             times.append(time.perf_counter() - start)
-    return torch.cat(parts)
+    images = torch.cat(parts)
+    overflown = ~images.isfinite().all(1)
+    if overflown.any():
+        print(f"!! {int(overflown.sum())} of {len(images)} samples have infinite values: they count as black images")
+    images[overflown] = 0
+    return images
 
 
 def draws_of_seeds(entry, runs, first, args, device):
