@@ -167,10 +167,28 @@ def test_an_interpolation_joins_two_digits_by_a_models_own_way():
     assert path[-1, 1] > path[0, 1] + 1
 
 
+def test_a_figure_that_would_lack_runs_is_removed_and_one_of_other_runs_stays(tmp_path):
+    (tmp_path / "figures").mkdir()
+    samples, beyond = (tmp_path / "figures" / name for name in ("samples.png", "beyond.png"))
+    for path in (samples, beyond):
+        path.write_bytes(b"old")
+    data, gan, nf = {"data": "mnist"}, {"gan": {"GAN": torch.rand(18, 784)}}, {"nf": {"RealNVP": torch.rand(18, 784)}}
+    evaluate.save_figures(tmp_path, {"gan": data, "nf": data, "markov": data}, gan, {})
+    assert not samples.exists()
+    assert beyond.read_bytes() == b"old"
+    evaluate.save_figures(tmp_path, {"gan": data, "nf": data, "markov": data}, gan | nf, {})
+    assert samples.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_untrained_model_is_named_so_even_if_half_of_the_training_is_none():
+    names = {(0, 1): "epoch 0, untrained", (1, 1): "epoch 1, end", (2, 4): "epoch 2, half-way", (3, 4): "epoch 3"}
+    assert {stage: figures.stage_name(*stage) for stage in names} == names
+
+
 def test_images_that_overflow_count_as_black(capsys):
     codes = torch.full((3, 784), 0.5)
     codes[1, 7] = math.nan
     images = evaluate.images_from(lambda z: z, codes, "cpu")
     assert torch.equal(images, torch.tensor([[0.5], [0.0], [0.5]]).expand(3, 784))
-    assert "1 of 3 samples have infinite values" in capsys.readouterr().out
+    assert "1 of 3 samples overflow" in capsys.readouterr().out
     assert figures.tile(codes[1:2], 1)[1, 8] == 0

@@ -12,7 +12,8 @@ from common import files, models
 from common.digest import code_digest
 from conftest import ROOT
 from datasets.files import UserError
-from study import publish, registry, tables
+from study import codes, gallery, publish, registry, tables
+from study.page import MODELS
 
 
 @pytest.mark.parametrize("page", publish.PAGES)
@@ -209,6 +210,26 @@ def test_results_figures_and_weights_are_replaced_together(place, capsys):
     assert not published.exists()
 
 
+def test_weights_of_variants_are_published_where_something_loads_them(place):
+    finished_run(place, "family-planar")
+    publish_all()
+    assert not (place / "report" / "models" / "family-planar.pt").exists()
+    loaded = {*codes.NAMES, *codes.SHOWN, *gallery.BEST["grey"].values(), *gallery.BEST["binary"].values()}
+    loaded |= {run for run, *_ in MODELS.values()}
+    assert all(registry.get(run).weights for run in loaded)
+
+
+def test_the_race_tells_who_reaches_the_target():
+    side = lambda after, reached: {"after": after, "reached": reached}
+    entry = {"data": "mnist", "metric": "val_bpd", "seeds": [1], "seconds": 90.0, "target": 1.813}
+    nf = entry | {"ours": side(1.85, [None]), "plain": side(1.95, [None])}
+    text = publish.race_text({"summary": {"nf": nf}})
+    assert text.endswith("They reach 1.850 and 1.950 bits per dimension (RealNVP, 90 s).")
+    multiscale = entry | {"ours": side(1.1, [20.0]), "plain": side(1.95, [None])}
+    text = publish.race_text({"summary": {"nf": nf, "nf-multiscale": multiscale}})
+    assert text.endswith("that of the plain loop, after 20 s (Multi-scale flow, 1.813).")
+
+
 def test_weights_that_are_too_large_are_left_out_and_named(place, capsys):
     finished_run(place, "nf", weights=2_100_000)
     publish_all()
@@ -303,6 +324,10 @@ def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(p
     # the figure of the core runs would show one run only
     assert ((figures / "samples.png").read_bytes(), (figures / "beyond.png").read_bytes()) == (b"old", b"new")
     assert "samples.png: published version kept, because runs/comparison/ lacks vae-z20" in capsys.readouterr().out
+    (place / "runs" / "comparison" / "figures" / "beyond.png").unlink()
+    publish_all()
+    assert (figures / "beyond.png").read_bytes() == b"new"
+    assert "beyond.png: published version kept; python code/study/evaluate.py draws" in capsys.readouterr().out
 
 
 def test_a_run_is_not_published_beside_the_comparison_of_an_older_one(place, capsys):

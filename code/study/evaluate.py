@@ -136,7 +136,7 @@ def images_from(decode, z, device, times=None):
     images = torch.cat(parts)
     overflown = ~images.isfinite().all(1)
     if overflown.any():
-        print(f"!! {int(overflown.sum())} of {len(images)} samples have infinite values: they count as black images")
+        print(f"!! {int(overflown.sum())} of {len(images)} samples overflow: they count as black images")
     images[overflown] = 0
     return images
 
@@ -217,9 +217,14 @@ def save_figures(folder, comparison, rows, paths):
         ("samples.png", core, rows, samples), ("beyond.png", others, rows, samples),
         ("interpolations.png", core, paths, interpolations),
     ):  # fmt: skip
+        evaluated = [run for run in runs if run in rows]
+        if not evaluated:
+            continue
+        # with --only, a figure would show some runs as they are now and others not at all: then there is none
+        (folder / "figures" / name).unlink(missing_ok=True)
         shown = {label: images for run in runs for label, images in shown.get(run, {}).items()}
-        if shown and all(run in rows for run in runs if run in comparison):  # with --only, no incomplete figures
-            title = " and ".join(dict.fromkeys(TITLES[comparison[run]["data"]] for run in runs if run in rows))
+        if shown and all(run in rows for run in runs if run in comparison):
+            title = " and ".join(dict.fromkeys(TITLES[comparison[run]["data"]] for run in evaluated))
             figures.image_rows(folder / "figures" / name, shown, f"{title}: {what}")
 
 

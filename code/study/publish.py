@@ -206,10 +206,11 @@ def race_text(race):
     """The race in two or three sentences."""
     header, rows = tables.race(race["summary"])
     rows = [dict(zip(header, row)) for row in rows]
+    some_reach_it = [any(time is not None for time in entry["ours"]["reached"]) for entry in race["summary"].values()]
     after = (f"{row['ours']} and {row['plain loop']} {row['validation metric']} ({row['model']}, {row['after']})"
              for row in rows)  # fmt: skip
     reached = [f"{row['ours reaches it']} ({row['model']}, {row['target']})"
-               for row in rows if not row["ours reaches it"].startswith("not")]  # fmt: skip
+               for row, reaches in zip(rows, some_reach_it) if reaches]  # fmt: skip
     text = (
         "**Race.** `make race` trains our model and the plain loop of the course's templates for the same number of "
         f"seconds on the same machine. They reach {'; '.join(after)}."
@@ -358,7 +359,10 @@ def copy_figures(source, target):
 def copy_comparison_figures(source, target):
     """Copy the figures that show all published runs of their kind, after comparison.json was published."""
     shown = registry.read_json(RUNS / MEASURED["comparison"][0])
-    for path in sorted(source.iterdir()):
+    for path in sorted({*source.iterdir(), *(source / old.name for old in target.glob("*.png"))}):
+        if not path.exists():  # evaluate.py --only draws no figure of some of its runs
+            print(f"{path.name}: published version kept; python code/study/evaluate.py draws a new one")
+            continue
         beyond = path.name == "beyond.png"  # the other figures show the core runs
         missing = [
             run for run in read("comparison") if (registry.get(run).group != "core") == beyond and run not in shown

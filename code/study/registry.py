@@ -93,7 +93,7 @@ RUNS = [
           short="--epochs 1", compared=True),
     Entry("pixelcnn-grey", "8-bit PixelCNN", AUTOREGRESSIVE, "grey", "autoregressive", 1300,
           "--likelihood softmax256 --epochs 3", short="--epochs 1", results=("test_bpd",), compared=True),
-    variant("plain", "plain", seeds="val_elbo"),
+    variant("plain", "plain", seeds="val_elbo", weights=True),
     Entry("family-autoencoder", "Autoencoder", FAMILY, "binary", "family", 100, "--autoencoder"),
     variant("grid", "grid encoder, D = 2", "--encoder grid --zdim 2 --batch_size 256 --lr 0.003 --epochs 20", 75,
            seeds="val_elbo"),
