@@ -401,11 +401,12 @@ def write_generated():
 
 def stale():
     """{run: reason} for published results that are not known to be made by the current code."""
-    found = {}
-    for run, result in results().items():
+    found, published_results = {}, results()
+    now = {script: code_digest(script) for script in {result["script"] for result in published_results.values()}}
+    for run, result in published_results.items():
         if "code" not in result:
             found[run] = "unknown, published without a code digest"
-        elif result["code"] != code_digest(result["script"]):
+        elif result["code"] != now[result["script"]]:
             found[run] = "stale, made by an older version of the code"
     return found
 
