@@ -2,8 +2,8 @@
 
 Of the 60,000 training images, the first 50,000 are used for training and the last 10,000 for validation. The other
 10,000 images are the test split. The files (`MNIST/raw/*-ubyte`) are downloaded by torchvision, which checks the
-archives. The content of MNIST is also verified by SHA-256. The course's loader trains on only 40,000 images and shifts
-validation images at random; this one does not.
+archives. The content of MNIST is also verified by SHA-256. The course's loader differs: it trains on 40,000 images and
+shifts validation images at random.
 """
 
 import contextlib

@@ -103,9 +103,8 @@ def plus_minus(values, key):
 
 
 def name_of(path):
-    """The macro name of a file that is not a run's results. NAME-extra.json is an older name of analyses."""
-    name = f"{path.parent.name}-analyses" if path.stem == "analyses" else path.stem
-    return name.removesuffix("-extra") + "-analyses" if name.endswith("-extra") else name
+    """The macro name of a file that is not a run's results."""
+    return f"{path.parent.name}-analyses" if path.stem == "analyses" else path.stem
 
 
 def macros(files):

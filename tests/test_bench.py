@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from common import devices, figures
+from common import devices
 from study import bench, loops
 
 
@@ -175,12 +175,3 @@ def test_the_ratio_says_how_many_times_as_fast_ours_is(monkeypatch, machine):
     result = bench.compare("made up", machine)
     assert (result["ratio"], result["ratio_spread"]) == (2.5, 0)
     assert (result["ours"]["images_per_second"], result["plain"]["images_per_second"]) == (5, 2)
-
-
-def test_growth_has_three_points_an_axis_and_a_figure(tmp_path, glyph_cache):
-    result = bench.growth(1, images=(20, 40, 60), hidden=(4, 8, 16), couplings=(2, 4, 6), base=20)
-    assert list(result) == ["images", "hidden width", "couplings"]
-    assert all(len(line["seconds"]) == len(line["x"]) == 3 for line in result.values())
-    assert result["couplings"]["images"] == [20, 20, 20]
-    figures.growth(tmp_path / "growth.pdf", result, "a flow", "seconds per epoch")
-    assert (tmp_path / "growth.pdf").stat().st_size > 2000

@@ -76,7 +76,6 @@ def test_likelihoods_are_the_runs_own_and_name_their_kind(judged):
     markov = comparison["markov"]["likelihood"]
     assert markov["kind"] == "exact"
     assert markov["test_log_likelihood"] < 0
-    assert comparison["markov"]["latent_dimensions"] is None
     assert gan == {"kind": "none"}
     assert nf["kind"] == "bound"
     assert nf["val_bpd"] > 0

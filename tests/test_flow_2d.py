@@ -116,4 +116,4 @@ def test_a_run_learns_and_draws(checkout):
     checkout.run(SCRIPT, "--quick", "--target", "rings", "--sample", "500")
     assert (folder / "samples-500.png").stat().st_size > 500
     names = {path.name for path in (folder / "figures").iterdir()}
-    assert names == {"one-dimension.pdf", "divergence.pdf", "densities.pdf", "journey.pdf"}
+    assert names == {"divergence.pdf", "densities.pdf", "journey.pdf"}

@@ -1,4 +1,4 @@
-"""Relatives of the VAE: the plain one is the VAE, flows know their determinants, bounds are ordered, free bits free."""
+"""Variants of the VAE: the plain one is the VAE, flows know their determinants, bounds are ordered, free bits free."""
 
 import copy
 import itertools

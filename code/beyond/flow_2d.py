@@ -5,8 +5,7 @@
     python code/beyond/flow_2d.py --quick              a small run
 
 The couplings are those of a3_nf_template.py; between them, the two axes are swapped. In two dimensions, quadrature can
-check everything: the integral of the density and the KL divergence from the target. The run also draws the
-one-dimensional example of a lecture on flows: u = 0.75 v + 1 for standard normal v.
+check everything: the integral of the density and the KL divergence from the target.
 """
 
 import math
@@ -201,20 +200,6 @@ def epoch_iter(model, target, steps, optimizer, schedule, batch_size):
     return float(torch.stack(losses).mean())
 
 
-def save_line(path):
-    """The one-dimensional example: a histogram of u = 0.75 v + 1, and its density p(u) = p(v) |dv/du|."""
-    u = 0.75 * torch.randn(100_000) + 1
-    x = torch.linspace(-3, 5, 400)
-    formula = log_prior((x - 1) / 0.75).exp() * 4 / 3  # v = (u - 1) / 0.75, so |dv/du| = 4/3
-    figure, axes = plt.subplots(figsize=(4.2, 2.6))
-    axes.plot(x, log_prior(x).exp(), "--", color=figures.COLOURS[1], label="p(v), standard normal")
-    axes.hist(u.numpy(), 80, density=True, color="0.8", label="histogram of u = 0.75 v + 1")
-    axes.plot(x, formula, color=figures.COLOURS[0], label="p(v) |dv/du| with v = (u - 1) / 0.75")
-    axes.set(xlabel="v or u", ylabel="density", ylim=(0, 0.78))  # room for the legend
-    axes.legend(fontsize=7, loc="upper right")
-    figures.finish(figure, path)
-
-
 def finish_panel(axis, title):
     """Give a panel the figures' limits, without ticks and frame."""
     axis.set(xlim=(-REACH, REACH), ylim=(-REACH, REACH), aspect="equal", xticks=[], yticks=[])
@@ -311,7 +296,6 @@ def main(args):
         run.save(parts)
 
     run.save_model(sizes, model)
-    save_line(run.figure("one-dimension.pdf"))
     lines, xlabel = {"KL(target || flow)": run.column("kl")}, f"epoch ({STEPS} steps)"
     path = run.figure("divergence.pdf")
     figures.curves(path, run.column("epoch"), lines, xlabel, "nats", title=title(args), log=True)

@@ -99,26 +99,6 @@ def curves(
     finish(figure, path)
 
 
-def growth(path, lines, title, ylabel):
-    """One log-log panel for each {quantity: {x, seconds}}. The dotted line is proportional to x."""
-    figure, axes = plt.subplots(1, len(lines), figsize=(5.5, 2.1), sharey=True, layout="constrained")
-    for axis, (what, line) in zip(axes, lines.items()):
-        x, y = line["x"], line["seconds"]
-        axis.plot(x, y, "o-", color=COLOURS[0], markersize=4)
-        axis.plot(x, [y[-1] * value / x[-1] for value in x], linestyle=DOTTED, color="0.35", linewidth=0.9)
-        fixed = "" if what == "images" else f" ({line['images'][0]:,} images)"
-        axis.set(xscale="log", yscale="log", xlabel=what + fixed)
-        axis.xaxis.label.set_size(8)
-        axis.set_xticks(x, [f"{value:,}" for value in x], fontsize=8)
-        axis.tick_params(which="minor", bottom=False, labelbottom=False)
-        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
-    axes[0].set_ylabel(ylabel)
-    figure.suptitle(f"{title}; dotted: proportional growth", fontsize=9)
-    finish(figure, path)
-
-
 def race(path, panels):
     """One panel for each {title: (lines, target, unit)} with lines {side: curves}, each a list of [seconds, metric].
 

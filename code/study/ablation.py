@@ -12,8 +12,9 @@ how many epochs come nearest to the given seconds, and the learning rate's sched
 else should run on the machine. Values are those of the validation images at the best epoch; the plain loop is evaluated
 thirteen times. runs/<model>-ablation.json has the table.
 
-The rows of the VAE begin with the template's training and add one change of ours at a time; loops.py has the loop. They
-need no folder, because a row takes as long as the given seconds: a row that was interrupted is trained again.
+The rows of the VAE begin with the template's network and optimiser and add one change of ours at a time. All use our
+data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They need
+no folder, because a row takes as long as the given seconds: a row that was interrupted is trained again.
 """
 
 import sys
@@ -36,12 +37,12 @@ from study.train import SEEDS, call, data_at_hand
 # row: (change in words, options; None for the plain loop; a tuple for the changes of loops.VAE_CHANGES)
 ROWS = {
     "vae": ("vae-z20", None, None, {
-        "template": ("template as handed out: tanh, Adam at 0.001", ()),
+        "template": ("template's network and optimiser (tanh, Adam at 0.001) in our loop", ()),
         **{name: (words, tuple(loops.VAE_CHANGES)[: i + 1])
            for i, (name, words) in enumerate(loops.VAE_CHANGES.items())},
     }),
     "nf": ("nf", "--epochs", "--eval_images 1", {
-        "plain": ("RealNVP, template as handed out", None),
+        "plain": ("RealNVP, plain loop of the template", None),
         "ours": ("RealNVP, our training", ""),
         "multiscale": ("multi-scale flow", "--arch multiscale"),
         "affine": ("multi-scale, affine couplings", "--arch multiscale --components 0"),
@@ -51,7 +52,7 @@ ROWS = {
         "shallow": ("multi-scale, half as deep", "--arch multiscale --flows 3"),
     }),
     "gan": ("gan", "--n_epochs", "", {
-        "plain": ("template as handed out", None),
+        "plain": ("plain loop of the template", None),
         "ours": ("ours", ""),
         "codes": ("without codes in the noise", "--codes 0"),
         "noise": ("100 dimensions of normal noise", "--latent_dim 100"),
@@ -111,8 +112,7 @@ def measure(model, row, seed, args, data):
     if options is None:
         folder.mkdir(parents=True, exist_ok=True)
         curve = race.plain(entry, seed, data, args.quick, folder, args.seconds)["curve"]
-        best = (max if entry.script == registry.VAE else min)(value for _, value in curve)
-        return {"seconds": curve[-1][0], "value": best, "epochs": None}
+        return {"seconds": curve[-1][0], "value": min(value for _, value in curve), "epochs": None}
     timing = folder.with_name(f"ablation-{model}-{row}-timing")
     timed = train(entry, f"{options} {epochs_option} 1 {cheap}", timing, args.quick)
     epochs = epochs_for(args.seconds, timed["seconds"])

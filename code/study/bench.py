@@ -1,11 +1,10 @@
 """Speed of our training loops, compared with the plain loops that the course's templates suggest.
 
-    python code/study/bench.py             same as `make bench`: under 4 minutes on 2 cores, no network
-    python code/study/bench.py --growth    seconds per epoch for more images, wider networks, more couplings; a figure
+    python code/study/bench.py      same as `make bench`: under 4 minutes on 2 cores, no network
 
 Seconds depend on the machine: quote the ratio. All numbers are medians of interleaved repeats, on the CPU, on the
-built-in glyph digits; the loops are in loops.py. Our GAN uses wider networks than the template, so it is timed twice:
-as it is trained, and with the template's networks.
+built-in glyph digits; the loops are in loops.py. Our GAN is timed twice: as it is trained, and with the template's
+noise, output layer and loss ("template's nets").
 
 Milliseconds per step: `data` is the time to fetch a batch, `backward` the backward pass, `optimiser` the optimiser's
 step, zero_grad and clipping, and `forward` the rest. `of rate`: GFLOP/s of training, relative to a large matrix product
@@ -27,7 +26,7 @@ import torch.nn as nn
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
-from common import cli, figures
+from common import cli
 from common.devices import fast_bf16, processor
 from common.run import git_commit
 from datasets.files import ROOT, show
@@ -160,54 +159,22 @@ def rows(models):
                    f"{r['share_of_matrix_rate']:.0%}", f"{r['samples_per_second']:,.0f}", ratio)  # fmt: skip
 
 
-def growth(repeats=3, images=(12500, 25000, 50000), hidden=(256, 512, 1024), couplings=(4, 8, 16), base=10000):
-    """Seconds per epoch of the template's flow, for more images, and on `base` images for larger networks."""
-    points = {"images": [(n, [], n) for n in images],  # what grows: [(value, options, number of images)]
-              "hidden width": [(width, ["--hidden", str(width)], base) for width in hidden],
-              "couplings": [(n, ["--flows", str(n // 2)], base) for n in couplings]}  # fmt: skip
-    data = loops.grey_images([])
-    flows = {(axis, x): loops.our_nf(data.subset(n), words) for axis, line in points.items() for x, words, n in line}
-    times = {key: [] for key in flows}
-    for axis, line in points.items():  # warm-up
-        one_epoch(flows[axis, line[0][0]])
-    for _ in range(repeats):
-        for key, loop in flows.items():
-            times[key].append(one_epoch(loop)[0])
-    return {
-        axis: {"x": [x for x, *_ in line], "images": [n for *_, n in line],
-               "seconds": [statistics.median(times[axis, x]) for x, *_ in line],
-               "spread": [max(times[axis, x]) - min(times[axis, x]) for x, *_ in line]}
-        for axis, line in points.items()
-    }  # fmt: skip
-
-
 def main(args):
-    results, name = machine(), "growth" if args.growth else "bench"
-    path = ROOT / "runs" / f"{name}.json"
+    results, path = machine(), ROOT / "runs" / "bench.json"
     print(f"{results['processor']}, {results['threads']} threads, torch {results['torch']}")
-    if args.growth:
-        results["growth"] = growth()
-        for axis, line in results["growth"].items():
-            shown = ", ".join(f"{second:.2f} s at {x:,}" for x, second in zip(line["x"], line["seconds"]))
-            print(f"{axis:14}{shown}" + (f" ({line['images'][0]:,} images)" if axis != "images" else ""))
-        path.parent.mkdir(exist_ok=True)
-        figures.growth(path.with_suffix(".pdf"), results["growth"], "RealNVP, checkerboard mask", "seconds per epoch")
-    else:
-        rates = (f"{results[f'gflops_{kind}']:.0f} GFLOP/s in {kind}" for kind in ("float32", "bfloat16"))
-        print(f"matrix products: {', '.join(rates)}")
-        results["models"] = {}
-        for model in loops.MODELS:
-            print(f"{model} ...", flush=True)
-            results["models"][model] = compare(model, results)
-        print(tables.plain(HEADER, list(rows(results["models"]))) + "\n")
+    rates = (f"{results[f'gflops_{kind}']:.0f} GFLOP/s in {kind}" for kind in ("float32", "bfloat16"))
+    print(f"matrix products: {', '.join(rates)}")
+    results["models"] = {}
+    for model in loops.MODELS:
+        print(f"{model} ...", flush=True)
+        results["models"][model] = compare(model, results)
+    print(tables.plain(HEADER, list(rows(results["models"]))) + "\n")
     registry.write_json(path, results)
     print(f"Files:  {show(path)}")
 
 
 def parse_args(words=None):
-    parser = cli.Parser(__doc__, __file__)
-    parser.add_argument("--growth", action="store_true", help="measure only how the seconds per epoch grow")
-    return parser.parse_args(words)
+    return cli.Parser(__doc__, __file__).parse_args(words)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def evaluate(entry, folder, results, args, device):
     threads = tables.plural(results["threads"], "thread")
     return {
         "data": data, "quick": results["quick"], "seed": results["seed"], "run_commit": results["commit"],
-        "parameters": results["parameters"], "latent_dimensions": noise(1).shape[1] if has_codes else None,
+        "parameters": results["parameters"],
         "training_seconds": results["seconds"],
         "training_device": f"{results['device']} ({results['processor']}, {threads})",
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),

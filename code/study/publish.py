@@ -1,7 +1,7 @@
 """Publish finished full runs on real data: copy results, figures and weights from runs/ to report/, update the pages.
 
     python code/study/publish.py            same as `make publish`
-    python code/study/publish.py --table    only update the pages and families.json, from report/results
+    python code/study/publish.py --table    only update the pages, from report/results
     python code/study/publish.py --stale    list published results that were made by an older version of the code
 
 All checks come before the first change.
@@ -70,14 +70,12 @@ MEASURES = {
     "test_bpd": "test, bits per dimension",
     "test_bpd_8": "test, bits per dimension, 8 dequantisation samples",
     "seconds_to_1_85": "training seconds to 1.85 bits per dimension",
-    "kl": "KL divergence from the target, nats",
 }
 # published besides the runs, name: (file in runs/, its figures in runs/, their path in report/figures)
 MEASURED = {
     "comparison": ("comparison/comparison.json", "comparison/figures", "comparison"),
     "seeds": ("seeds.json", None, None),
     "bench": ("bench.json", None, None),
-    "growth": ("growth.json", "growth.pdf", "bench/growth.pdf"),
     "scaling": ("scaling.json", None, None),
     "race": ("race.json", "race.pdf", "race.pdf"),
     **{f"{model}-ablation": (f"{model}-ablation.json", None, None) for model in ("vae", "gan", "nf")},
@@ -308,7 +306,7 @@ def runs_to_publish():
 
 def check_measured(runs):
     """Raise UserError if what was measured used other data, or if comparison.json does not belong to the runs."""
-    for name in MEASURED.keys() - {"bench", "growth", "scaling"}:  # these measure speed, on glyph digits
+    for name in MEASURED.keys() - {"bench", "scaling"}:  # these measure speed, on glyph digits
         path = RUNS / MEASURED[name][0]
         content = registry.read_json(path)
         for part in (content, *content.values(), *content.get("summary", {}).values()):
@@ -327,10 +325,10 @@ def publish_run(entry, folder):
         (REPORT / name).mkdir(exist_ok=True)
     numbers = REPORT / "results" / f"{entry.name}.json"
     shutil.copyfile(folder / "results.json", numbers)
-    for old in ("analyses", "extra"):  # from the previously published run
-        numbers.with_name(f"{entry.name}-{old}.json").unlink(missing_ok=True)
+    analyses = numbers.with_name(f"{entry.name}-analyses.json")
+    analyses.unlink(missing_ok=True)  # of the previously published run
     if (folder / "analyses.json").exists():
-        shutil.copyfile(folder / "analyses.json", numbers.with_name(f"{entry.name}-analyses.json"))
+        shutil.copyfile(folder / "analyses.json", analyses)
     figures, weights = REPORT / "figures" / entry.name, REPORT / "models" / f"{entry.name}.pt"
     shutil.rmtree(figures, ignore_errors=True)
     shutil.copytree(folder / "figures", figures, ignore=shutil.ignore_patterns("step-*"))
@@ -392,29 +390,22 @@ def publish_measured():
 
 
 def write_generated():
-    """Write families.json and the generated parts of README.md and docs/*.md from report/results."""
-    if comparison := read("comparison"):
-        registry.write_json(REPORT / "results" / "families.json", tables.families(comparison, read("seeds")))
+    """Write the generated parts of README.md and docs/*.md from report/results."""
     for page in PAGES:
         (ROOT / page).write_text(with_generated(page, (ROOT / page).read_text()))
 
 
 def stale():
-    """{run: reason} for published results that are not known to be made by the current code."""
-    found, published_results = {}, results()
-    now = {script: code_digest(script) for script in {result["script"] for result in published_results.values()}}
-    for run, result in published_results.items():
-        if "code" not in result:
-            found[run] = "unknown, published without a code digest"
-        elif result["code"] != now[result["script"]]:
-            found[run] = "stale, made by an older version of the code"
-    return found
+    """The published runs that were made by an older version of the code."""
+    found = results()
+    now = {script: code_digest(script) for script in {result["script"] for result in found.values()}}
+    return [run for run, result in found.items() if result["code"] != now[result["script"]]]
 
 
 def main(args):
     if args.stale:
-        for run, why in stale().items():
-            print(f"{run}: {why}")
+        for run in stale():
+            print(f"{run}: stale, made by an older version of the code")
         return
     if not args.table:
         runs = runs_to_publish()

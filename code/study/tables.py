@@ -6,13 +6,6 @@ import statistics
 from datasets.loading import TITLES as DATA
 from study import registry
 
-# family: (script, then the lecture's verdicts: training, likelihood, sampling, compression)
-FAMILIES = {
-    "autoregressive": (registry.AUTOREGRESSIVE, "stable", "exact", "slow", "no"),
-    "flow": (registry.FLOW, "stable", "exact", "fast or slow", "no"),
-    "GAN": (registry.GAN, "unstable", "none", "fast", "no"),
-    "VAE": (registry.VAE, "stable", "approximate", "fast", "yes"),
-}
 UNITS = {"val_bpd": "bits per dimension", "val_elbo": "nats", "val_log_likelihood": "nats",
          "frechet_val": "Fréchet distance"}  # fmt: skip
 
@@ -114,43 +107,6 @@ def note(comparison):
     if any(entry["quick"] for entry in entries):
         lines.append("These are quick runs with small settings.")
     return " ".join(lines)
-
-
-def families(comparison, seeds):
-    """The lecture's verdict on each family and our measurements, None if there are none."""
-    table = {}
-    for family, (script, *verdicts) in FAMILIES.items():
-        measured = {}
-        for run in registry.select(script=script, compared=True):
-            if entry := comparison.get(run.name):
-                line = seeds.get(run.name, {}).get(run.seeds)
-                measured[run.name] = {
-                    "training": line and {"measure": run.seeds, "unit": UNITS[run.seeds], **line},
-                    "likelihood": entry["likelihood"]["kind"],
-                    **{key: entry[key] for key in ("samples_per_second", "latent_dimensions")},
-                }
-        lecture = dict(zip(("training", "likelihood", "sampling", "compression"), verdicts))
-        table[family] = {"lecture": lecture, "measured": measured or None}
-    return table
-
-
-def family_rows(table):
-    """Rows of text: the lecture's verdict on a family, then one row per measured model."""
-    header = ["family", "training", "likelihood", "sampling", "compression"]
-    rows = []
-    for family, content in table.items():
-        rows.append([family, *content["lecture"].values()])
-        for run, measured in (content["measured"] or {}).items():
-            seeds = measured["training"]
-            stability, size = "one seed", measured["latent_dimensions"]
-            if seeds:
-                digits = 3 if "bits" in seeds["unit"] else 2
-                mean, deviation = (number(seeds[key], digits) for key in ("mean", "deviation"))
-                stability = f"{mean} ± {deviation} {seeds['unit']} ({len(seeds['values'])} seeds)"
-            rows.append([f"- {registry.title(run)}", stability, measured["likelihood"],
-                         f"{measured['samples_per_second']:,.0f} images/s",
-                         f"784 pixels to {size} numbers" if size else "none"])  # fmt: skip
-    return header, rows
 
 
 def variants(results):

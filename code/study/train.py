@@ -27,7 +27,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from common import cli
 from common.run import read_results
 from datasets import bmnist, loading, mnist
-from datasets.files import ROOT, Trouble, show
+from datasets.files import ROOT, Trouble, UserError, show
 from study import analyses, registry
 
 DATA = {"binary": (bmnist.BINARY, bmnist.SOURCES), "grey": (mnist.GREY, mnist.SOURCES)}
@@ -147,7 +147,7 @@ def main(args):
         entries += [entry for entry in registry.RUNS if entry.seeds]
     entries = list(dict.fromkeys(entries))
     if not entries:
-        raise registry.UserError("no run or group given; list them with python code/study/train.py --list")
+        raise UserError("no run or group given; list them with python code/study/train.py --list")
     jobs = [(entry, seed) for entry in entries for seed in (SEEDS if args.seeds else args.seed)]
     if args.list:
         for index, (entry, seed) in enumerate(jobs):
@@ -155,7 +155,7 @@ def main(args):
         return
     if args.index is not None:
         if args.index >= len(jobs):
-            raise registry.UserError(f"--index {args.index}: the {len(jobs)} jobs are numbered from 0 (see --list)")
+            raise UserError(f"--index {args.index}: the {len(jobs)} jobs are numbered from 0 (see --list)")
         jobs = [jobs[args.index]]
     train(jobs, data_at_hand([entry for entry, _ in jobs]), args.quick, args.published)
 
