@@ -115,7 +115,7 @@ def race(path, panels):
         axis.set(title=title, xlabel="seconds of training", ylabel=unit, xlim=(0, None))
         if "distance" in unit:
             axis.set_yscale("log")
-            axis.yaxis.set_minor_locator(LogLocator(subs=(2, 4, 6)))
+            axis.yaxis.set_minor_locator(LogLocator(subs=(3,)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_formatter("{x:g}")
         if np.isfinite(early) and early != best:  # otherwise the second side has diverged
