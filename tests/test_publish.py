@@ -249,9 +249,13 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     (runs / "comparison" / "comparison.json").write_text(json.dumps(comparison))
     seeds = {"nf": {"seeds": [1, 2], "data": "mnist", "val_bpd": {"values": [1, 2], "mean": 1.5, "deviation": 0.5}}}
     (runs / "seeds.json").write_text(json.dumps(seeds))
-    sides = {"ours": {"images_per_second": 7250.0}, "plain": {"images_per_second": 1000.0}}
-    timed = {"nf": {"ratio": 7.25, "ratio_spread": 0.5, **sides}, "nf-multiscale": {}}
-    bench = {"processor": "a processor", "threads": 2, "torch": "2.99.0+x", "models": timed}
+    parts = ("forward", "backward", "optimiser", "data")
+    side = {"images_per_second_spread": 9.0, "milliseconds_per_step": 10.0, "batch_size": 64, "gflops": 50.0,
+            "share_of_matrix_rate": 0.25, "samples_per_second": 300.0,
+            **{f"{part}_milliseconds": 1.0 + i for i, part in enumerate(parts)}}  # fmt: skip
+    sides = {"ours": side | {"images_per_second": 7250.0}, "plain": side | {"images_per_second": 1000.0}}
+    bench = {"processor": "a processor", "threads": 2, "torch": "2.99.0+x", "gflops_float32": 100.0,
+             "gflops_bfloat16": 200.0, "models": {"nf": {"ratio": 7.25, "ratio_spread": 0.5, **sides}}}  # fmt: skip
     (runs / "bench.json").write_text(json.dumps(bench))
     side = lambda after, reached: {"after": after, "reached": reached, "seconds_to_target": 69.7}
     raced = {"data": "mnist", "metric": "val_bpd", "seeds": [1, 2], "seconds": 90.0, "target": 1.813}
@@ -263,8 +267,10 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     assert "| RealNVP | validation, bits per dimension | **1.500** ± 0.500 | 1.804, public solution" in readme
     assert "reach 1.750 and 1.950 bits per dimension (RealNVP, 90 s). Our training" in readme
     assert "after 70 s (RealNVP, 1.813)." in readme
-    assert "| RealNVP | **7.2** ± 0.2 | 7,250 | 1,000 |" in tables_page
-    assert "Measured on a processor, 2 threads, torch 2.99.0." in tables_page
+    row = "| RealNVP, {} | 9 | 10.00 | 1.00 | 2.00 | 3.00 | 4.00 | 64 | 50 | 25% | 300 | {} |"
+    assert row.format("ours | 7,250", "7.2 ± 0.2") in tables_page
+    assert row.format("plain | 1,000", "") in tables_page
+    assert "Measured on a processor, 2 threads, torch 2.99.0; a large" in tables_page
     assert "| RealNVP | 1.500 ± 0.500 bits per dimension | 1, 2 |" in tables_page
     assert "| VAE, D = 20, draws |" in tables_page
     assert (

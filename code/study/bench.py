@@ -141,24 +141,6 @@ def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
     return result
 
 
-NAMES = {"ours": "ours", "float32": "ours in float32", "plain": "plain"}
-HEADER = ("", "images/s", "spread", "ms/step", "forward", "backward", "optimiser", "data", "batch", "GFLOP/s",
-          "of rate", "samples/s", "ratio")  # fmt: skip
-
-
-def rows(models):
-    """The rows of the printed table, in the order of HEADER."""
-    for name, result in models.items():
-        for side in (side for side in NAMES if side in result):
-            r, ratio = result[side], ""
-            parts = (f"{r[f'{part}_milliseconds']:.2f}" for part in ("forward", "backward", "optimiser", "data"))
-            if side == "ours" and "ratio" in result:
-                ratio = f"{result['ratio']:.1f} ± {result['ratio_spread'] / 2:.1f}"
-            yield (f"{name}, {NAMES[side]}", f"{r['images_per_second']:,.0f}", f"{r['images_per_second_spread']:,.0f}",
-                   f"{r['milliseconds_per_step']:.2f}", *parts, str(r["batch_size"]), f"{r['gflops']:.0f}",
-                   f"{r['share_of_matrix_rate']:.0%}", f"{r['samples_per_second']:,.0f}", ratio)  # fmt: skip
-
-
 def main(args):
     results, path = machine(), ROOT / "runs" / "bench.json"
     print(f"{results['processor']}, {results['threads']} threads, torch {results['torch']}")
@@ -168,7 +150,7 @@ def main(args):
     for model in loops.MODELS:
         print(f"{model} ...", flush=True)
         results["models"][model] = compare(model, results)
-    print(tables.plain(HEADER, list(rows(results["models"]))) + "\n")
+    print(tables.plain(*tables.bench(results["models"])) + "\n")
     registry.write_json(path, results)
     print(f"Files:  {show(path)}")
 

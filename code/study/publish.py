@@ -164,19 +164,14 @@ def table(found):
 
 
 def speed(bench):
-    """The text about bench.json. It leads with the ratio, because seconds depend on the machine."""
-    rows = []
+    """The table of bench.json, with titles of models, and the machine."""
+    models = {}
     for name, result in bench["models"].items():
-        if "ratio" in result:
-            run, comma, networks = name.partition(", ")
-            rates = (f"{result[side]['images_per_second']:,.0f}" for side in ("ours", "plain"))
-            ratio = f"**{result['ratio']:.1f}** ± {result['ratio_spread'] / 2:.1f}"
-            rows.append([registry.title(run) + comma + networks, ratio, *rates])
-    header = ["training loop", "speed-up over the plain loop", "ours, images per second", "plain, images per second"]
-    return (
-        f"{tables.markdown(header, rows)}\n\nMeasured on {bench['processor']}, "
-        f"{tables.plural(bench['threads'], 'thread')}, torch {bench['torch'].split('+')[0]}."
-    )
+        run, comma, networks = name.partition(", ")
+        models[registry.title(run) + comma + networks] = result
+    where = f"{bench['processor']}, {tables.plural(bench['threads'], 'thread')}, torch {bench['torch'].split('+')[0]}"
+    rates = f"{bench['gflops_float32']:.0f} GFLOP/s in float32 and {bench['gflops_bfloat16']:.0f} in bfloat16"
+    return f"{tables.markdown(*tables.bench(models))}\n\nMeasured on {where}; a large matrix product has {rates}."
 
 
 def scaling(found):

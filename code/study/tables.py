@@ -145,6 +145,24 @@ def codes(models):
                     for entry in models.values()]  # fmt: skip
 
 
+def bench(models):
+    """One row per loop that bench.py timed: speed, milliseconds of each part of a step, share of the matrix rate."""
+    header = ["loop", "images/s", "spread", "ms/step", "forward", "backward", "optimiser", "data", "batch", "GFLOP/s",
+              "of rate", "samples/s", "ratio"]  # fmt: skip
+    rows, names = [], {"ours": "ours", "float32": "ours in float32", "plain": "plain"}
+    for model, result in models.items():
+        for side in (side for side in names if side in result):
+            loop, ratio = result[side], ""
+            parts = (f"{loop[f'{part}_milliseconds']:.2f}" for part in ("forward", "backward", "optimiser", "data"))
+            if side == "ours" and "ratio" in result:
+                ratio = f"{result['ratio']:.1f} ± {result['ratio_spread'] / 2:.1f}"
+            rows.append([f"{model}, {names[side]}", f"{loop['images_per_second']:,.0f}",
+                         f"{loop['images_per_second_spread']:,.0f}", f"{loop['milliseconds_per_step']:.2f}", *parts,
+                         str(loop["batch_size"]), f"{loop['gflops']:.0f}", f"{loop['share_of_matrix_rate']:.0%}",
+                         f"{loop['samples_per_second']:,.0f}", ratio])  # fmt: skip
+    return header, rows
+
+
 def race(summary):
     """Validation results of our training and of the plain loop after the same time, and the seconds to a target."""
     header = ["model", "data", "validation metric", "seeds", "after", "ours", "plain loop", "target", "ours reaches it",
