@@ -219,14 +219,17 @@ def test_weights_of_variants_are_published_where_something_loads_them(place):
     assert all(registry.get(run).weights for run in loaded)
 
 
+RACED_ON = {"models": {"nf": {"1": {"processor": "a processor", "threads": 2, "torch": "2.99.0+x"}}}}
+
+
 def test_the_race_tells_who_reaches_the_target():
     side = lambda after, reached: {"after": after, "reached": reached}
     entry = {"data": "mnist", "metric": "val_bpd", "seeds": [1], "seconds": 90.0, "target": 1.813}
     nf = entry | {"ours": side(1.85, [None]), "plain": side(1.95, [None])}
-    text = publish.race_text({"summary": {"nf": nf}})
+    text = publish.race_text(RACED_ON | {"summary": {"nf": nf}})
     assert text.endswith("They reach 1.850 and 1.950 bits per dimension (RealNVP, 90 s).")
     multiscale = entry | {"ours": side(1.1, [20.0]), "plain": side(1.95, [None])}
-    text = publish.race_text({"summary": {"nf": nf, "nf-multiscale": multiscale}})
+    text = publish.race_text(RACED_ON | {"summary": {"nf": nf, "nf-multiscale": multiscale}})
     assert text.endswith("that of the plain loop, after 20 s (Multi-scale flow, 1.813).")
 
 
@@ -260,11 +263,12 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     side = lambda after, reached: {"after": after, "reached": reached, "seconds_to_target": 69.7}
     raced = {"data": "mnist", "metric": "val_bpd", "seeds": [1, 2], "seconds": 90.0, "target": 1.813}
     raced = {"quick": False, "summary": {"nf": raced | {"ours": side(1.75, [69, 71]), "plain": side(1.95, [None] * 2)}}}
-    (runs / "race.json").write_text(json.dumps(raced))
+    (runs / "race.json").write_text(json.dumps(RACED_ON | raced))
     (runs / "race.pdf").write_bytes(b"%PDF")
     publish_all()
     readme, tables_page = (place / "README.md").read_text(), (place / "docs" / "results.md").read_text()
     assert "| RealNVP | validation, bits per dimension | **1.500** ± 0.500 | 1.804, public solution" in readme
+    assert "(here a processor, 2 threads, torch 2.99.0)" in readme
     assert "reach 1.750 and 1.950 bits per dimension (RealNVP, 90 s). Our training" in readme
     assert "after 70 s (RealNVP, 1.813)." in readme
     row = "| RealNVP, {} | 9 | 10.00 | 1.00 | 2.00 | 3.00 | 4.00 | 64 | 50 | 25% | 300 | {} |"

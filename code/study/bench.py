@@ -1,6 +1,6 @@
 """Speed of our training loops, compared with the plain loops that the course's templates suggest.
 
-    python code/study/bench.py      same as `make bench`: under 4 minutes on 2 cores, no network
+    python code/study/bench.py    same as `make bench`: under 4 minutes on 2 cores, no network
 
 Seconds depend on the machine: quote the ratio. All numbers are medians of interleaved repeats, on the CPU, on the
 built-in glyph digits; the loops are in loops.py. Our GAN is timed twice: as it is trained, and with the template's

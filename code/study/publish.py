@@ -163,15 +163,21 @@ def table(found):
     return f"{tables.markdown(*rows(found))}\n\n{machines(found)}"
 
 
+def machine(found):
+    """What something was measured on, from its results."""
+    return f"{found['processor']}, {tables.plural(found['threads'], 'thread')}, torch {found['torch'].split('+')[0]}"
+
+
 def speed(bench):
     """The table of bench.json, with titles of models, and the machine."""
     models = {}
     for name, result in bench["models"].items():
         run, comma, networks = name.partition(", ")
         models[registry.title(run) + comma + networks] = result
-    where = f"{bench['processor']}, {tables.plural(bench['threads'], 'thread')}, torch {bench['torch'].split('+')[0]}"
     rates = f"{bench['gflops_float32']:.0f} GFLOP/s in float32 and {bench['gflops_bfloat16']:.0f} in bfloat16"
-    return f"{tables.markdown(*tables.bench(models))}\n\nMeasured on {where}; a large matrix product has {rates}."
+    return (
+        f"{tables.markdown(*tables.bench(models))}\n\nMeasured on {machine(bench)}; a large matrix product has {rates}."
+    )
 
 
 def scaling(found):
@@ -195,6 +201,16 @@ def over_seeds(seeds):
     return tables.markdown(["model", "validation result", "seeds"], rows)
 
 
+def raced_on(race):
+    """The machine of the race, or the machines."""
+    pairs = (pair for of_seeds in race["models"].values() for pair in of_seeds.values())
+    return " and ".join(dict.fromkeys(map(machine, pairs)))
+
+
+def race_table(race):
+    return f"{tables.markdown(*tables.race(race['summary']))}\n\nMeasured on {raced_on(race)}."
+
+
 def race_text(race):
     """The race in two or three sentences."""
     header, rows = tables.race(race["summary"])
@@ -206,7 +222,7 @@ def race_text(race):
                for row, reaches in zip(rows, some_reach_it) if reaches]  # fmt: skip
     text = (
         "**Race.** `make race` trains our model and the plain loop of the course's templates for the same number of "
-        f"seconds on the same machine. They reach {'; '.join(after)}."
+        f"seconds on the same machine (here {raced_on(race)}). They reach {'; '.join(after)}."
     )
     if reached:
         text += " Our training reaches the result of the best public solution, for the GAN that of the plain loop, "
@@ -234,11 +250,9 @@ def ablation(model):
     """The table of an ablation, and how it was made."""
     if not (found := read(f"{model}-ablation")):
         return "Not measured yet."
-    row = found["rows"][0]
-    how = f"{row['processor']}, {tables.plural(row['threads'], 'thread')}, torch {row['torch'].split('+')[0]}"
     return f"""{tables.markdown(*tables.ablation(found))}
 
-Values of validation images after {found["seconds"]:.0f} s of training on {how}."""
+Values of validation images after {found["seconds"]:.0f} s of training on {machine(found["rows"][0])}."""
 
 
 def autoregressive():
@@ -261,7 +275,7 @@ PAGES = {
         "cost": lambda: published("comparison", cost),
         "variants": variants,
         "codes": lambda: published("codes", lambda found: tables.markdown(*tables.codes(found["models"]))),
-        "race": lambda: published("race", lambda found: tables.markdown(*tables.race(found["summary"]))),
+        "race": lambda: published("race", race_table),
         "speed": lambda: published("bench", speed),
     },
     "docs/beyond.md": {"autoregressive": autoregressive},
