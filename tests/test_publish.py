@@ -227,10 +227,13 @@ def test_the_race_tells_who_reaches_the_target():
     entry = {"data": "mnist", "metric": "val_bpd", "seeds": [1], "seconds": 90.0, "target": 1.813}
     nf = entry | {"ours": side(1.85, [None]), "plain": side(1.95, [None])}
     text = publish.race_text(RACED_ON | {"summary": {"nf": nf}})
-    assert text.endswith("They reach 1.850 and 1.950 bits per dimension (RealNVP, 90 s).")
+    assert text.endswith("- RealNVP, bits per dimension after 90 s: 1.850, plain loop 1.950.")
     multiscale = entry | {"ours": side(1.1, [20.0]), "plain": side(1.95, [None])}
     text = publish.race_text(RACED_ON | {"summary": {"nf": nf, "nf-multiscale": multiscale}})
-    assert text.endswith("that of the plain loop, after 20 s (Multi-scale flow, 1.813).")
+    assert text.endswith("Ours reaches 1.813, the best public result, after 20 s.")
+    gan = entry | {"target": 1.95, "ours": side(1.1, [20.0]), "plain": side(1.95, [90.0])}
+    text = publish.race_text(RACED_ON | {"summary": {"gan": gan}})
+    assert text.endswith("Ours reaches 1.950, the plain loop's result, after 20 s.")
 
 
 def test_weights_that_are_too_large_are_left_out_and_named(place, capsys):

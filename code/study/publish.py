@@ -47,7 +47,6 @@ REFERENCES = {
     ("pixelcnn", "test_log_likelihood"): ("", "", PIXELCNN),
     ("pixelcnn-long", "test_log_likelihood"): ("", "", PIXELCNN),
     ("pixelcnn-grey", "test_bpd"): ("", "", "0.808 (gated PixelCNN)"),
-    ("pixelcnn-grey-long", "test_bpd"): ("", "", "0.808 (gated PixelCNN)"),
 }
 # the rows of README's table, at most eight: (run, metric, result of others)
 HEADLINES = [
@@ -212,21 +211,18 @@ def race_table(race):
 
 
 def race_text(race):
-    """The race in two or three sentences."""
+    """The race as a list, one line per model."""
+    text = f"""`make race` trains our model and the plain loop of the course's template for the same time, on the same
+machine (here {raced_on(race)}):
+"""
     header, rows = tables.race(race["summary"])
-    rows = [dict(zip(header, row)) for row in rows]
-    some_reach_it = [any(time is not None for time in entry["ours"]["reached"]) for entry in race["summary"].values()]
-    after = (f"{row['ours']} and {row['plain loop']} {row['validation metric']} ({row['model']}, {row['after']})"
-             for row in rows)  # fmt: skip
-    reached = [f"{row['ours reaches it']} ({row['model']}, {row['target']})"
-               for row, reaches in zip(rows, some_reach_it) if reaches]  # fmt: skip
-    text = (
-        "**Race.** `make race` trains our model and the plain loop of the course's templates for the same number of "
-        f"seconds on the same machine (here {raced_on(race)}). They reach {'; '.join(after)}."
-    )
-    if reached:
-        text += " Our training reaches the result of the best public solution, for the GAN that of the plain loop, "
-        text += f"after {'; '.join(reached)}."
+    for values, entry in zip(rows, race["summary"].values()):
+        row = dict(zip(header, values))
+        text += f"\n- {row['model']}, {row['validation metric']} after {row['after']}: {row['ours']}, "
+        text += f"plain loop {row['plain loop']}."
+        if any(time is not None for time in entry["ours"]["reached"]):
+            whose = "the plain loop's result" if row["target"] == row["plain loop"] else "the best public result"
+            text += f"\n  Ours reaches {row['target']}, {whose}, after {row['ours reaches it']}."
     return text
 
 
