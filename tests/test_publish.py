@@ -272,8 +272,8 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     readme, tables_page = (place / "README.md").read_text(), (place / "docs" / "results.md").read_text()
     assert "| RealNVP | validation, bits per dimension | **1.500** ± 0.500 | 1.804, public solution" in readme
     assert "(here a processor, 2 threads, torch 2.99.0)" in readme
-    assert "reach 1.750 and 1.950 bits per dimension (RealNVP, 90 s). Our training" in readme
-    assert "after 70 s (RealNVP, 1.813)." in readme
+    assert "- RealNVP, bits per dimension after 90 s: 1.750, plain loop 1.950." in readme
+    assert "Ours reaches 1.813, the best public result, after 70 s." in readme
     row = "| RealNVP, {} | 9 | 10.00 | 1.00 | 2.00 | 3.00 | 4.00 | 64 | 50 | 25% | 300 | {} |"
     assert row.format("ours | 7,250", "7.2 ± 0.2") in tables_page
     assert row.format("plain | 1,000", "") in tables_page
