@@ -44,6 +44,7 @@ def kl(mu, variance):
 FORMULAS = {
     "kl_same": 0, "kl_near": kl(0.1, 1), "kl_far": kl(10, 1), "kl_narrow": kl(0, 1e-6),
     "coin_flips": -784 * math.log(2), "log_2": math.log(2), "two_log_2": 2 * math.log(2), "minus_log_4": -math.log(4),
+    "root_of_20": 20**0.5,
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
     "bits_of_levels": 8,
     "vae_encoder_decay": "0.3", "vae_beta2": "0.99",  # constants in a3_vae_template.py
@@ -66,6 +67,8 @@ def text(value, key=""):
             return plain
         factor = "" if digits == "1.0" else rf"{digits}\cdot "
         return rf"\ensuremath{{{factor}10^{{{int(power)}}}}}"
+    if key in ("probe", "neighbours"):  # shares
+        return rf"{100 * value:.1f}\,\%"
     if key == "integral":  # of a density: close to 1
         return f"{value:.5f}"
     if isinstance(value, float):
@@ -121,9 +124,17 @@ def macros(files):
         numbers = {key: value for key, value in result.items() if key not in ("curves", "final")}
         for key, curve in result.get("curves", {}).items():
             if known := [value for value in curve if value is not None]:
-                numbers |= {f"first/{key}": known[0], f"last/{key}": known[-1]}
+                numbers |= {
+                    f"first/{key}": known[0],
+                    f"second/{key}": known[min(1, len(known) - 1)],
+                    f"last/{key}": known[-1],
+                }
         if "data" in result:
             numbers["data_title"] = tables.DATA.get(result["data"], result["data"])
+        if bpd := result.get("curves", {}).get(
+            "val_bpd"
+        ):  # Question 3.8: from this epoch on, all values are below 1.85
+            numbers["always_below_1_85"] = max(epoch for epoch, value in enumerate(bpd) if value >= 1.85) + 1
         if "epochs" in result:
             numbers["half"] = result["epochs"] // 2
         if "last/val_kl" in numbers:  # Question 1.4: q(z|x) covers about exp(-KL) of the prior

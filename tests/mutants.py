@@ -213,7 +213,7 @@ GROUPS = {
         ("publish: old analyses stay", "analyses.unlink(missing_ok=True)", "pass"),
         ("publish: two digits of bits per dimension", '3 if "bpd" in metric else 2)', "2)"),
         ("publish: one seed in README", "if key in seeds.get(run, {}):", "if False:"),
-        ("publish: the loser of the race first", "f\"{row['ours']} and {row['plain loop']} ", "f\"{row['plain loop']} and {row['ours']} "),
+        ("publish: the loser of the race first", "{row['ours']}, \"\n        text += f\"plain loop {row['plain loop']}.", "{row['plain loop']}, \"\n        text += f\"plain loop {row['ours']}."),
     ],
     ("code/study/gallery.py", "test_gallery"): [
         ("gallery: means in place of samples", "torch.bernoulli(images) if", "images if"),

@@ -112,18 +112,19 @@ def test_every_number_that_the_report_quotes_is_made(run, split):
     grey = Batches(split.images[:4], torch.zeros(4), "glyphs", "", 2, with_labels=True)
     made["nf-multiscale-long"] = analyses.flow_bits(Model([784], 1, 8, arch="multiscale").eval(), grey)
     before = torch.random.get_rng_state()  # nothing that comes after an analysis depends on it
-    made["gan"] = analyses.gan_gradients(run, "t", split, steps=30)
+    made["gan"] = analyses.gan_gradients(run, "t", split, steps=30, rejected=1)
     made["family-plain"] = latent.family(run, "t", plain, split, split, split)
-    made["family-beta0"] = made["family-plain"]
+    made["family-beta0"] = made["family-autoencoder"] = made["family-plain"]
     assert torch.equal(before, torch.random.get_rng_state())
-    assert analyses.gan_gradients(run, "t", split, steps=30) == made["gan"]
+    assert analyses.gan_gradients(run, "t", split, steps=30, rejected=1) == made["gan"]
+    assert analyses.gan_gradients(run, "t", split, steps=30, rejected=0)["odds"] is None
     quoted = re.findall(r"\\(?:val|when)\{([\w-]+)-analyses\}\{(\w+)\}", text)
     assert len(quoted) > 10
     for name, key in quoted:
         # quick runs draw fewer than 100,000; macros.py computes the two shares
         assert key in made[name] or key in ("prior_100000", "share_per_dimension", "share_in_20"), (name, key)
     gan = made["gan"]
-    assert gan["odds"] == pytest.approx((1 - gan["lowest_score"]) / gan["lowest_score"])
+    assert gan["rejecting_steps"] == gan["steps"]
     assert gan["norm_ratio"] == pytest.approx(gan["odds"], rel=0.5)  # equal if D is the same for all samples
     assert made["vae-z2"]["quadrature_bound"] <= made["vae-z2"]["quadrature_log_px"]
 

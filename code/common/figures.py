@@ -190,7 +190,7 @@ def picture(path, images, columns):
 
 
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limits=None):
-    """Points in the plane, coloured by class 0..9. The number of a class stands at the median of its points."""
+    """Points in the plane, coloured by class 0..9. The number of a class stands where its points are densest."""
     figure, axes = plt.subplots(figsize=(2.3, 2.45), layout="constrained")
     points, labels = np.asarray(points), np.asarray(labels)
     shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another
@@ -198,7 +198,11 @@ def scatter(path, points, labels, title="", xlabel="", ylabel="", limits=None):
     for digit in np.unique(labels):
         outline = [patheffects.withStroke(linewidth=2, foreground="white")]
         style = {"color": plt.cm.tab10(digit), "fontsize": 8, "weight": "bold", "path_effects": outline}
-        axes.text(*np.median(points[labels == digit], 0), str(digit), ha="center", va="center", **style)
+        of_digit = points[labels == digit]
+        counts, *edges = np.histogram2d(*of_digit.T, bins=12)
+        densest = np.unravel_index(counts.argmax(), counts.shape)
+        middle = [(edge[i] + edge[i + 1]) / 2 for edge, i in zip(edges, densest)]
+        axes.text(*middle, str(digit), ha="center", va="center", **style)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal", xlim=limits, ylim=limits)
     finish(figure, path)
 
@@ -234,9 +238,9 @@ def densities(path, line, shapes, title=""):
         axis.set_title(f"{'AB'[i]}, enlarged", color=colour)
         inset = axis.inset_axes([0.76, 0.76, 0.24, 0.24])
         show_picture(inset, tile(shape["image"], 1, gap=0))
-    axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), ylabel="$z_2$", title="latent space")
+    axes[0].set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), title="latent space")
     for axis in axes:
-        axis.set(aspect="equal", xlabel="$z_1$")
+        axis.set(aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
     (prior,) = axes[0].plot([], [], color="0.4", linewidth=0.8, linestyle=DASHED)
     (q,) = axes[0].plot([], [], color=COLOURS[1], linewidth=0.9, linestyle="--")
     colours = tuple(Patch(color=COLOURS[i], alpha=0.35) for i in (0, 2))
@@ -276,7 +280,7 @@ def generator_losses(path, norms, odds, title=""):
     axes[2].plot(steps, other / saturating, color=COLOURS[2], linewidth=1, label="ratio of the norms")
     axes[2].plot(steps, odds, "--", color="0.15", linewidth=1, label="(1 - D(G(z))) / D(G(z))")
     axes[0].set(xlabel="logit a of D(G(z))", ylabel="nats", title="loss of G")
-    axes[1].set(xlabel="step", yscale="log", title="norm of G's gradient")
+    axes[1].set(xlabel="step", ylabel="norm", yscale="log", title="norm of G's gradient")
     axes[1].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes[1].yaxis.set_major_formatter("{x:g}")
     axes[1].yaxis.set_minor_formatter("{x:g}")

@@ -220,9 +220,10 @@ machine (here {raced_on(race)}):
         row = dict(zip(header, values))
         text += f"\n- {row['model']}, {row['validation metric']} after {row['after']}: {row['ours']}, "
         text += f"plain loop {row['plain loop']}."
-        if any(time is not None for time in entry["ours"]["reached"]):
-            whose = "the plain loop's result" if row["target"] == row["plain loop"] else "the best public result"
-            text += f"\n  Ours reaches {row['target']}, {whose}, after {row['ours reaches it']}."
+        public = row["target"] != row["plain loop"]  # else the target is the plain loop's result
+        if public and any(time is not None for time in entry["ours"]["reached"]):
+            text += f"\n  Ours reaches {row['target']}, where the best public solution ends, "
+            text += f"after {row['ours reaches it']}."
     return text
 
 
