@@ -29,7 +29,7 @@ REAL = ("mnist", "bmnist")
 LARGEST_WEIGHTS = 4e6  # bytes
 BEGIN, END = "<!-- {}: written by make publish -->", "<!-- end of {} -->"
 FULLY_CONNECTED = "1.89 (MAF)"
-CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow), 1.020 (UvA tutorial 11)"
+CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow), 1.020 (UvA tutorial 11), 0.99 (FFJORD)"
 PIXELCNN = "-81.30 (PixelCNN), -79.20 (Diagonal BiLSTM)"
 # results of others, by run and metric: (course threshold, best public solution, literature); sources: docs/results.md
 REFERENCES = {
@@ -52,9 +52,9 @@ REFERENCES = {
 HEADLINES = [
     ("vae-z20", "val_elbo", "-100.6, public solution"),
     ("vae-z2", "val_elbo", "-152.4, public solution"),
-    ("gan", "frechet", "none known in these features"),
+    ("gan", "frechet", "none is comparable"),
     ("nf", "val_bpd", "1.804, public solution (100 epochs)"),
-    ("nf-multiscale-long", "test_bpd_8", "1.020, UvA tutorial 11"),
+    ("nf-multiscale-long", "test_bpd_8", "1.020, UvA tutorial 11; 0.99, FFJORD"),
     ("family-best", "test_log_likelihood", "-85.57, VampPrior; with convolutions: -78.30, ladder VAE"),
     ("pixelcnn", "test_log_likelihood", "-81.30, PixelCNN; -79.20, Diagonal BiLSTM"),
 ]
@@ -62,6 +62,7 @@ MEASURES = {
     "val_elbo": "validation bound, nats",
     "test_elbo": "test bound, nats",
     "test_log_likelihood": "test log p(x), nats",
+    "frechet_val": "Fréchet distance to validation images (training images: {frechet_floor_val:.2f})",
     "frechet": "Fréchet distance to test images (training images: {frechet_floor:.2f})",
     "confident_share": "share of confident samples (training images: {confident_share_real:.2f})",
     "coverage": "coverage (training images: {coverage_real:.2f})",
