@@ -105,7 +105,7 @@ def gan(run, title, generator, train, val, test):
     classes["training images"] = shares(train.labels)
     figures.bars(run.figure("classes.pdf"), classes, f"{title}: classes of 10,000 samples", "digit", "share")
     save_neighbours(run, title, samples[:10], train)
-    return gan_gradients(run, f"networks of the template, {TITLES[run.data]}", train)
+    return gan_gradients(run, f"GAN with the template's networks, {TITLES[run.data]}", train)
 
 
 @torch.no_grad()
