@@ -209,7 +209,9 @@ def write_tables(folder, others, variants, autoregressive):
         "autoregressive": autoregressive_table(autoregressive),
         "codes": codes_table(codes["models"]) if codes else r"\lacks{codes: the table}",
         "ablation": ablation_table(others, ("vae",), 1.85),
-        "ablation-right": ablation_table(others, [name for name in ("gan", "nf") if f"{name}-ablation" in others], 1.55),
+        "ablation-right": ablation_table(
+            others, [name for name in ("gan", "nf") if f"{name}-ablation" in others], 1.55
+        ),
     }
     for name, content in contents.items():
         (folder / f"table-{name}.tex").write_text(content + "\n")

@@ -101,6 +101,11 @@ def dimensions(model, train, test, n=5000):
     return {"kl": rounded(kl), "directions": directions}
 
 
+def short(value):
+    """The number with six significant digits."""
+    return float(f"{value:.6g}")
+
+
 def curves(found):
     """One chart per finished run that has curves: {title, unit, x, lines: {name: [[x, y], ...]}}."""
     charts = []
@@ -111,7 +116,7 @@ def curves(found):
             for key in (key for key in known if key.endswith(ending)):
                 name = "training" if key.startswith("train") else "validation"
                 points = zip(known["epoch"], known[key])
-                lines[name] = [[x, y] for x, y in points if x and y is not None]  # epoch 0 is untrained
+                lines[name] = [[x, short(y)] for x, y in points if x and y is not None]  # epoch 0 is untrained
             if any(len(line) > 1 for line in lines.values()):
                 charts.append({"title": registry.title(run), "unit": unit, "x": "epoch", "lines": lines})
     return charts
@@ -122,7 +127,8 @@ def race_charts(race):
     charts, units = [], {"val_elbo": "bound, nats", "val_bpd": "bits per dimension", "frechet_val": "Fréchet distance"}
     for run, pairs in race.get("models", {}).items():
         pair = next(iter(pairs.values()))
-        lines = {"ours": pair["ours"]["curve"], "plain loop": pair["plain"]["curve"]}
+        lines = {name: [[short(x), short(y)] for x, y in pair[side]["curve"]]
+                 for name, side in (("ours", "ours"), ("plain loop", "plain"))}  # fmt: skip
         title, unit = f"Race: {registry.title(run)}", units[race["summary"][run]["metric"]]
         charts.append({"title": title, "unit": unit, "x": "seconds of training", "lines": lines})
     return charts
