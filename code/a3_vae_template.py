@@ -118,7 +118,7 @@ class VAE(nn.Module):
 
 
 def make_optimizer(model, lr):
-    """AdamW, with weight decay for the encoder alone: it overfits, the decoder does not."""
+    """AdamW, with weight decay for the encoder alone."""
     encoder = {"params": model.encoder.parameters(), "weight_decay": 0.3}
     decoder = {"params": model.decoder.parameters(), "weight_decay": 0.0}
     return torch.optim.AdamW([encoder, decoder], lr, betas=(0.9, 0.99), fused=True)

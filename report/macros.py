@@ -131,10 +131,9 @@ def macros(files):
                 }
         if "data" in result:
             numbers["data_title"] = tables.DATA.get(result["data"], result["data"])
-        if bpd := result.get("curves", {}).get(
-            "val_bpd"
-        ):  # Question 3.8: from this epoch on, all values are below 1.85
-            numbers["always_below_1_85"] = max(epoch for epoch, value in enumerate(bpd) if value >= 1.85) + 1
+        bpd = [1e9 if value is None else value for value in result.get("curves", {}).get("val_bpd", ())]
+        if bpd and bpd[-1] < 1.85:  # Question 3.8: from this epoch on, all values are below 1.85
+            numbers["always_below_1_85"] = 1 + max((i for i, value in enumerate(bpd) if value >= 1.85), default=-1)
         if "epochs" in result:
             numbers["half"] = result["epochs"] // 2
         if "last/val_kl" in numbers:  # Question 1.4: q(z|x) covers about exp(-KL) of the prior
@@ -193,7 +192,8 @@ def ablation_table(others, models, inches):
         lines = [rf"\emph{{{name}}}: {tables.UNITS[key]} & {found['seconds']:.0f} s \\ \midrule"]
         for row in found["rows"]:
             values = row["value"]
-            shown = plus_minus(values, key) if len(values) > 1 else tables.number(values[0], 3 if "bpd" in key else 2)
+            one = rf"\ensuremath{{{tables.number(values[0], 3 if 'bpd' in key else 2)}}}"
+            shown = plus_minus(values, key) if len(values) > 1 else one
             lines.append(rf"{text(row['change'])} & {shown} \\")
         blocks.append("\n".join(lines))
     body = "\n\\midrule\n".join(blocks)
@@ -209,9 +209,7 @@ def write_tables(folder, others, variants, autoregressive):
         "autoregressive": autoregressive_table(autoregressive),
         "codes": codes_table(codes["models"]) if codes else r"\lacks{codes: the table}",
         "ablation": ablation_table(others, ("vae",), 1.85),
-        "ablation-right": ablation_table(
-            others, [name for name in ("gan", "nf") if f"{name}-ablation" in others], 1.55
-        ),
+        "ablation-right": ablation_table(others, ["gan", *["nf"] * ("nf-ablation" in others)], 1.55),
     }
     for name, content in contents.items():
         (folder / f"table-{name}.tex").write_text(content + "\n")

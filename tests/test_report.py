@@ -43,19 +43,21 @@ def test_a_users_report_has_the_users_numbers_alone_and_tells_not_run_from_not_r
 def test_numbers_become_macros(tmp_path):
     final = {"a": -97.123, "b": None, "c": 1234567, "d": [1, 2], "test_elbo": -95.5, "test_log_likelihood": -91.25}
     result = {
-        "run": "r", "data": "glyphs", "seconds": 12.345, "curves": {"loss": [None, 1.5, 0.25]}, "final": final,
+        "run": "r", "data": "glyphs", "seconds": 12.345, "final": final,
+        "curves": {"loss": [None, 1.5, 0.25], "val_bpd": [9.0, 1.8, 1.9, None, 1.8, 1.7]},
         "settings": {"lr": 0.0015, "alpha": 1e-5, "name": "a_b", "weight_decay": 0.02},
     }  # fmt: skip
     (tmp_path / "r.json").write_text(json.dumps(result))
     (tmp_path / "comparison.json").write_text(json.dumps({"r": {"frechet": 2.5, "likelihood": "-95 nats & more"}}))
     (tmp_path / "seeds.json").write_text(json.dumps({"r": {"val_bpd": {"values": [1.0, 1.5, 1.4], "mean": 1.3}}}))
-    (tmp_path / "r-analyses.json").write_text(json.dumps({"prior_share": 0.25}))
+    (tmp_path / "r-analyses.json").write_text(json.dumps({"prior_share": 0.25, "probe": 0.9154}))
     names = ("r.json", "comparison.json", "seeds.json", "r-analyses.json")
     lines = "\n".join(macros.macros([tmp_path / name for name in names]))
     expected = {
         "r/seconds": "12", "r/a": r"\ensuremath{-}97.12", "r/b": "not reached", "r/gap": "4.25", "r/c": "1{,}234{,}567",
         "r/settings/lr": "0.0015", "r/settings/alpha": r"\ensuremath{10^{-5}}", "r/settings/name": r"a\_b",
         "r/settings/weight_decay": "0.02", "r/first/loss": "1.50", "r/last/loss": "0.250",
+        "r/second/val_bpd": "1.80", "r/always_below_1_85": "4", "r-analyses/probe": r"91.5\,\%",
         "r/data_title": "glyph digits (not MNIST)", "comparison/r/frechet": "2.50",
         "comparison/r/likelihood": r"-95 nats \& more", "seeds/r/val_bpd/pm": r"\ensuremath{1.300\pm0.265}",
         "r-analyses/share_per_dimension": "0.500", "r-analyses/share_in_20": r"\ensuremath{9.5\cdot 10^{-7}}",

@@ -190,7 +190,7 @@ def picture(path, images, columns):
 
 
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limits=None):
-    """Points in the plane, coloured by class 0..9. The number of a class stands where it outnumbers the others most."""
+    """Points in the plane, coloured by class 0..9. The number of a class stands where it is dense and alone."""
     figure, axes = plt.subplots(figsize=(2.3, 2.45), layout="constrained")
     points, labels = np.asarray(points), np.asarray(labels)
     shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another
@@ -198,8 +198,9 @@ def scatter(path, points, labels, title="", xlabel="", ylabel="", limits=None):
     for digit in np.unique(labels):
         outline = [patheffects.withStroke(linewidth=2, foreground="white")]
         style = {"color": plt.cm.tab10(digit), "fontsize": 8, "weight": "bold", "path_effects": outline}
-        more, *edges = np.histogram2d(*points.T, bins=12, weights=np.where(labels == digit, 1, -1))
-        cell = np.unravel_index(more.argmax(), more.shape)
+        counts, *edges = np.histogram2d(*points.T, bins=12, weights=labels == digit)
+        share = counts / np.maximum(1, np.histogram2d(*points.T, bins=edges)[0])
+        cell = np.unravel_index((counts * share).argmax(), counts.shape)
         middle = [(edge[i] + edge[i + 1]) / 2 for edge, i in zip(edges, cell)]
         axes.text(*middle, str(digit), ha="center", va="center", **style)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal", xlim=limits, ylim=limits)
