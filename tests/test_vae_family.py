@@ -403,7 +403,7 @@ def test_feature_maps_keep_their_place_on_the_way_to_pixels():
     h = torch.randn(2, 98 * 3)
     h[1] = h[0]
     h[1, :6] += 1.0  # all features of the first position
-    changed = (decoder(h)[0] != decoder(h)[1]).view(28, 28)
+    changed = ((decoder(h)[0] - decoder(h)[1]).abs() > 1e-6).view(28, 28)  # rounding may differ between rows
     assert changed[:6, :6].any()
     assert not changed[10:].any()
     assert not changed[:, 10:].any()
