@@ -192,8 +192,8 @@ def ablation_table(others, models, inches):
         lines = [rf"\emph{{{name}}}: {tables.UNITS[key]} & {found['seconds']:.0f} s \\ \midrule"]
         for row in found["rows"]:
             values = row["value"]
-            one = rf"\ensuremath{{{tables.number(values[0], 3 if 'bpd' in key else 2)}}}"
-            shown = plus_minus(values, key) if len(values) > 1 else one
+            one = publish.rounded(values[0], key)
+            shown = plus_minus(values, key) if len(values) > 1 else rf"\ensuremath{{{one}}}"
             lines.append(rf"{text(row['change'])} & {shown} \\")
         blocks.append("\n".join(lines))
     body = "\n\\midrule\n".join(blocks)

@@ -195,12 +195,12 @@ def scatter(path, points, labels, title="", xlabel="", ylabel="", limits=None):
     points, labels = np.asarray(points), np.asarray(labels)
     shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another
     axes.scatter(*points[shown].T, s=0.3, c=plt.cm.tab10(labels[shown]), linewidths=0, rasterized=True)
+    total, *edges = np.histogram2d(*points.T, bins=12)
     for digit in np.unique(labels):
         outline = [patheffects.withStroke(linewidth=2, foreground="white")]
         style = {"color": plt.cm.tab10(digit), "fontsize": 8, "weight": "bold", "path_effects": outline}
-        counts, *edges = np.histogram2d(*points.T, bins=12, weights=labels == digit)
-        share = counts / np.maximum(1, np.histogram2d(*points.T, bins=edges)[0])
-        cell = np.unravel_index((counts * share).argmax(), counts.shape)
+        counts = np.histogram2d(*points[labels == digit].T, bins=edges)[0]
+        cell = np.unravel_index((counts**2 / np.maximum(1, total)).argmax(), counts.shape)
         middle = [(edge[i] + edge[i + 1]) / 2 for edge, i in zip(edges, cell)]
         axes.text(*middle, str(digit), ha="center", va="center", **style)
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, aspect="equal", xlim=limits, ylim=limits)

@@ -127,8 +127,8 @@ def race_charts(race):
     charts, units = [], {"val_elbo": "bound, nats", "val_bpd": "bits per dimension", "frechet_val": "Fréchet distance"}
     for run, pairs in race.get("models", {}).items():
         pair = next(iter(pairs.values()))
-        lines = {name: [[short(x), short(y)] for x, y in pair[side]["curve"]]
-                 for name, side in (("ours", "ours"), ("plain loop", "plain"))}  # fmt: skip
+        points = lambda curve: [[short(x), short(y)] for x, y in curve]
+        lines = {"ours": points(pair["ours"]["curve"]), "plain loop": points(pair["plain"]["curve"])}
         title, unit = f"Race: {registry.title(run)}", units[race["summary"][run]["metric"]]
         charts.append({"title": title, "unit": unit, "x": "seconds of training", "lines": lines})
     return charts
