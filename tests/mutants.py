@@ -66,7 +66,7 @@ GROUPS = {
     ],
     ("code/a3_gan_template.py", "test_gan"): [
         ("gan: G's gradients never zeroed", "        optimizer_G.zero_grad()\n", ""),
-        ("gan: detach missing", "jitter(fake.detach(), shift)", "jitter(fake, shift)"),
+        ("gan: detach missing", "discriminator.logits(fake.detach())", "discriminator.logits(fake)"),
         ("gan: optimisers exchanged", "generator, optimizer_G, optimizer_D, penalty=", "generator, optimizer_D, optimizer_G, penalty="),
         ("gan: D steps after G", "        optimizer_D.step()\n\n        discriminator.requires_grad_(False)",
          "        later = optimizer_D.step\n        after_step = lambda step=after_step: (later(), step())\n"
@@ -77,7 +77,7 @@ GROUPS = {
         ("gan: no penalty", "        objective.backward()", "        loss_D.backward()"),
         ("gan: penalty too weak", "PENALTY_EVERY * penalty / 2", "penalty / 2"),
         ("gan: length in place of its square", "gradient.square().sum(1)", "gradient.norm(dim=1)"),
-        ("gan: penalty of real images only", " + gradient_penalty(discriminator, shifted)", ""),
+        ("gan: penalty of real images only", " + gradient_penalty(discriminator, fake)", ""),
         ("gan: codes all the same", "torch.randint(self.codes, (n,), generator=numbers)", "torch.zeros(n, dtype=torch.long)"),
         ("gan: waves of equal size", "/ (1 + frequencies)", "/ (1 + 0 * frequencies)"),
         ("gan: straight path stops early", "t = torch.linspace(0, 1, n, device=a.device).unsqueeze(1)\n    return (1",
@@ -149,7 +149,6 @@ GROUPS = {
         ("distributed: gradients not summed", "sums = add(torch.cat(", "sums = (torch.cat("),
         ("distributed: gradient of a sum stays where it is", "        return Sum.forward(ctx, gradient)", "        return gradient"),
         ("distributed: normalised by the share", "local_rows(super().forward(global_batch(x)))", "super().forward(x)"),
-        ("distributed: chunks of the share", "    if rows is None:\n        return x.chunk(n)", "    if True:\n        return x.chunk(n)"),
         ("distributed: totals of one process", "return add(torch.tensor([float", "return (torch.tensor([float"),
         ("distributed: everything to everyone", "rows[0] : rows[1]", ":"),
     ],

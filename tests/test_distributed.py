@@ -136,14 +136,6 @@ def test_images_and_labels_are_shared_alike(monkeypatch):
     assert labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("n", [2, 3, 8])
-def test_chunks_are_those_of_the_whole_batch(shares, n):
-    size, in_each = shares
-    parts = in_each(lambda x: distributed.chunk(x, n))
-    whole = torch.arange(size * 6.0).view(size, 3, 2).chunk(n)
-    assert [torch.cat(part).tolist() for part in zip(*parts, strict=True)] == [part.tolist() for part in whole]
-
-
 def test_noise_is_that_of_the_whole_batch_in_any_layout(shares):
     size, in_each = shares
     layouts = (lambda n: torch.zeros(n, 6).chunk(2, 1)[0], lambda n: torch.zeros(n, 6, 4, 2).permute(0, 3, 1, 2)[:, :1],

@@ -69,7 +69,7 @@ def test_losses_at_equilibrium_and_against_binary_cross_entropy():
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
 def test_steps_of_both_nets_by_hand(penalty, monkeypatch):
-    """D's step on its own loss, then G's against the D of after that step; the same noise and shifts are drawn.
+    """D's step on its own loss, then G's against the D of after that step; the same noise is drawn.
 
     The penalty is part of D's first and third loss, twice as large because it is part of every second one."""
     monkeypatch.setattr(gan, "PENALTY_EVERY", 2)
@@ -80,22 +80,22 @@ def test_steps_of_both_nets_by_hand(penalty, monkeypatch):
     optimizers = [torch.optim.SGD(net.parameters(), lr) for net, lr in zip(nets, (0.1, 0.3))]
     batches, step = few_batches(3), lambda net, loss, lr: descend(net, torch.autograd.grad(loss, net.parameters()), lr)
     torch.manual_seed(1)
-    reported = gan.train(batches, *nets, *reversed(optimizers), penalty=penalty, shift=2)
+    reported = gan.train(batches, *nets, *reversed(optimizers), penalty=penalty)
     torch.manual_seed(1)
     losses = []
     for number, (images, _) in enumerate(batches):
-        shifted = gan.jitter(images / 127.5 - 1, 2).requires_grad_(True)
+        images = (images / 127.5 - 1).requires_grad_(True)
         with gan.autocast(images.device):
             fake = generator(generator.noise(16))
-            fake_shifted = gan.jitter(fake.detach(), 2).requires_grad_(True)
-            real, found = discriminator.logits(shifted), discriminator.logits(fake_shifted)
+            made = fake.detach().requires_grad_(True)
+            real, found = discriminator.logits(images), discriminator.logits(made)
         loss_D = objective = -torch.sigmoid(real).log().mean() - torch.sigmoid(-found).log().mean()
         if number != 1:
-            slopes = torch.autograd.grad(real.sum() + found.sum(), (shifted, fake_shifted), create_graph=True)
+            slopes = torch.autograd.grad(real.sum() + found.sum(), (images, made), create_graph=True)
             objective = loss_D + penalty * sum(slope.pow(2).sum() / 16 for slope in slopes)
         of_D = step(discriminator, objective, 0.1)
         with gan.autocast(images.device):
-            loss_G = -torch.sigmoid(discriminator.logits(gan.jitter(fake, 2))).log().mean()
+            loss_G = -torch.sigmoid(discriminator.logits(fake)).log().mean()
         step(generator, loss_G, 0.3)
         losses.append(
             [loss_D.item(), loss_G.item(), torch.sigmoid(real).mean().item(), torch.sigmoid(found).mean().item()]
@@ -180,22 +180,6 @@ def test_waves_are_orthogonal_and_smooth():
     assert (waves @ checkerboard).abs().max() < 0.02 * 28 * lengths[0].sqrt()
     generator = Generator(8, waves=20)
     assert generator(torch.randn(64, 8)).mean() < -0.5  # images start nearly black
-
-
-def test_jitter_moves_by_whole_pixels_and_passes_the_gradient():
-    torch.manual_seed(0)
-    image = torch.full((1, 28, 28), -1.0)
-    image[0, 10, 15] = 1.0
-    batch = image.view(1, 784).repeat(800, 1).requires_grad_(True)
-    places = set()
-    for _ in range(40):
-        moved = gan.jitter(batch, 1)
-        assert moved.shape == (800, 784)
-        assert torch.allclose(moved.sum(1), batch[0].sum())
-        places |= {divmod(int(i), 28) for i in moved.argmax(1)}
-    assert places == {(10 + r, 15 + c) for r in range(-1, 2) for c in range(-1, 2)}
-    moved.sum().backward()
-    assert batch.grad[:, 10 * 28 + 15].eq(1).all()
 
 
 def test_a_last_batch_of_one_image_is_left_out():

@@ -153,8 +153,8 @@ def test_the_best_gan_is_kept_and_judged_once_on_test_images(data, monkeypatch):
         features.append((a, b))
         return made_up[len(features) - 1] if len(features) <= len(made_up) else frechet(a, b)
 
-    def watched(average):
-        averages.append(weights(update(average)))
+    def watched(average, batches):
+        averages.append(weights(update(average, batches)))
         return average
 
     def timed(batches, discriminator, generator, optimizer_G, optimizer_D, *more):
@@ -188,9 +188,9 @@ def test_the_best_gan_is_kept_and_judged_once_on_test_images(data, monkeypatch):
 def test_the_averaged_generators_statistics_are_computed_in_the_epochs_that_use_them(data, monkeypatch):
     update, epochs = gan.update_batchnorm, []
 
-    def watched(average):
+    def watched(average, batches):
         epochs.append(len(run.current.history))
-        return update(average)
+        return update(average, batches)
 
     monkeypatch.setattr(gan, "EVALUATE_EVERY", 4)
     monkeypatch.setattr(gan, "update_batchnorm", watched)

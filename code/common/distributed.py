@@ -5,7 +5,6 @@ only its rows of the batch. Sums over the batch are added over the processes, so
 would. With one process, and outside a loop over `local_batches`, these functions do no more than one process needs.
 """
 
-import itertools
 import os
 
 import torch
@@ -112,16 +111,6 @@ class Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return Sum.forward(ctx, gradient)
-
-
-def chunk(x, n):
-    """x.chunk(n) of the whole batch; with several processes, the rows of this process in each chunk (perhaps none)."""
-    if rows is None:
-        return x.chunk(n)
-    start, stop, size = rows
-    step = -(-size // n)
-    cuts = [min(max(row, start), stop) - start for row in range(0, size + step, step)]
-    return [x[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def noise(draw, like):

@@ -58,7 +58,6 @@ ROWS = {
         "noise": ("100 dimensions of normal noise", "--latent_dim 100"),
         "waves": ("pixels in place of waves", "--waves 0"),
         "penalty": ("without gradient penalty", "--penalty 0"),
-        "shift": ("without shifted images", "--shift 0"),
         "averaging": ("without averaged weights", "--averaging 0"),
     }),
 }  # fmt: skip

@@ -96,7 +96,7 @@ def gan_gradients(run, title, train, steps=300, rejected=0.05):
 
 @torch.no_grad()
 def gan(run, title, generator, train, val, test):
-    """The classes of 10,000 samples, and the training images nearest to ten of them."""
+    """Classes of 10,000 samples, and training images nearest to ten of them; for the run `gan`, Question 2.4 too."""
     classifier = quality.load_classifier(run.data, run.device, lambda: (train, val, test))
     numbers = torch.Generator().manual_seed(0)
     samples = gan_script.images_of(generator, generator.noise(10000, numbers))
@@ -105,6 +105,8 @@ def gan(run, title, generator, train, val, test):
     classes["training images"] = shares(train.labels)
     figures.bars(run.figure("classes.pdf"), classes, f"{title}: classes of 10,000 samples", "digit", "share")
     save_neighbours(run, title, samples[:10], train)
+    if run.folder.name != "gan":
+        return {}
     return gan_gradients(run, f"GAN with the template's networks, {TITLES[run.data]}", train)
 
 

@@ -244,13 +244,13 @@ def our_gan(images, options=()):
     optimizers = [adam(generator), adam(discriminator)]
     average = copy.deepcopy(generator)
     after_step = lambda: gan.update_average(average, generator, args.averaging)
-    epoch = lambda: gan.train(data, discriminator, generator, *optimizers, args.penalty, args.shift, after_step)
+    epoch = lambda: gan.train(data, discriminator, generator, *optimizers, args.penalty, after_step)
     sample = lambda n: gan.images_of(generator.eval(), generator.noise(n))
     return Loop(data, optimizers, epoch, sample, fast=True, nets=[generator, discriminator])
 
 
 def our_narrow_gan(images):
-    return our_gan(images, ["--latent_dim=100", "--codes=0", "--waves=0", "--penalty=0", "--shift=0"])
+    return our_gan(images, ["--latent_dim=100", "--codes=0", "--waves=0", "--penalty=0"])
 
 
 def our_nf(images, options=()):

@@ -79,8 +79,6 @@ RUNS = [
           results=("frechet", "confident_share", "coverage"), compared=True),
     Entry("gan-no-penalty", "GAN without gradient penalty", GAN, "grey", "long", 560, "--penalty 0",
           short="--n_epochs 1", results=("frechet_val", "frechet", "coverage"), weights=False),
-    Entry("gan-no-shift", "GAN without shifts", GAN, "grey", "long", 560, "--shift 0", short="--n_epochs 1",
-          results=("frechet_val", "frechet", "coverage"), weights=False),
     Entry("pixelcnn-long", "PixelCNN, long", AUTOREGRESSIVE, "binary", "long", 4000,
           "--hidden 48 --epochs 6 --lr 0.003 --dropout 0.05", short="--hidden 32 --epochs 1", published=False),
     Entry("pixelcnn", "PixelCNN", AUTOREGRESSIVE, "binary", "autoregressive", 1300, short="--epochs 1", compared=True),
