@@ -83,7 +83,7 @@ def compare(names, processes, tmp_path):
         other = several / path.parent.relative_to(one)
         assert_same_run(path.parent, other)
         results = json.loads((other / "results.json").read_text())
-        assert results["processes"] == processes
+        assert (results["processes"], results["bfloat16"]) == (processes, False)
         assert f"torchrun --standalone --nproc_per_node={processes} code/" in results["command"]
         assert not list(other.rglob("*.part"))
 

@@ -231,10 +231,19 @@ def test_the_race_tells_who_reaches_the_target():
     assert text.endswith("- RealNVP, bits per dimension after 90 s: 1.850, plain loop 1.950.")
     multiscale = entry | {"ours": side(1.1, [20.0]), "plain": side(1.95, [None])}
     text = publish.race_text(RACED_ON | {"summary": {"nf": nf, "nf-multiscale": multiscale}})
-    assert text.endswith("Ours reaches 1.813, the best public result after 40 epochs, after 20 s.")
+    assert text.endswith("Ours reaches 1.813, the best public result after 40 epochs, in 20 s.")
     gan = entry | {"target": 1.95, "ours": side(1.1, [20.0]), "plain": side(1.95, [90.0])}
     text = publish.race_text(RACED_ON | {"summary": {"gan": gan}})
     assert text.endswith("plain loop 1.950.")
+
+
+def test_machines_differ_if_their_number_formats_do():
+    one = {"processor": "a processor", "torch": "2.99.0+x", "bfloat16": True}
+    assert publish.machines({"gan": one, "nf": one}) == "Trained on: a processor, bfloat16, torch 2.99.0."
+    older = {key: value for key, value in one.items() if key != "bfloat16"}  # a result that does not name it
+    assert publish.machines({"gan": one | {"bfloat16": False}, "nf": older}) == (
+        "Trained on a processor, float32, torch 2.99.0: GAN. Trained on a processor, torch 2.99.0: RealNVP."
+    )
 
 
 def test_weights_that_are_too_large_are_left_out_and_named(place, capsys):
@@ -274,7 +283,7 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     assert "| RealNVP | validation, bits per dimension | **1.500** ± 0.500 | 1.804, public solution" in readme
     assert "(here a processor, 2 threads, torch 2.99.0)" in readme
     assert "- RealNVP, bits per dimension after 90 s: 1.750, plain loop 1.950." in readme
-    assert "Ours reaches 1.813, the best public result after 40 epochs, after 70 s." in readme
+    assert "Ours reaches 1.813, the best public result after 40 epochs, in 70 s." in readme
     row = "| RealNVP, {} | 9 | 10.00 | 1.00 | 2.00 | 3.00 | 4.00 | 64 | 50 | 25% | 300 | {} |"
     assert row.format("ours | 7,250", "7.2 ± 0.2") in tables_page
     assert row.format("plain | 1,000", "") in tables_page

@@ -30,7 +30,7 @@ import torch
 from tqdm import tqdm
 
 from common import distributed
-from common.devices import choose_device, peak_megabytes, processor
+from common.devices import choose_device, fast_bf16, peak_megabytes, processor
 from common.digest import CODE, code_digest
 from common.files import load_state, load_weights, save_state
 from common.models import save_model
@@ -245,6 +245,7 @@ class Run:
             "commit": self.commit, "code": self.code, "data": self.data, "seed": self.args.seed,
             "quick": self.args.quick, "settings": self.settings,
             "device": str(self.device), "processor": processor(self.device), "torch": torch.__version__,
+            "bfloat16": fast_bf16(self.device.type),
             "python": platform.python_version(), "threads": torch.get_num_threads(),
             "processes": self.processes,
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),

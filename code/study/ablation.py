@@ -26,7 +26,7 @@ import torch
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_vae_template as vae
 from common import cli
-from common.devices import processor
+from common.devices import fast_bf16, processor
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import bmnist
 from datasets.files import ROOT, UserError, show
@@ -131,7 +131,8 @@ def main(args):
     if before and (table["data"], table["seconds"]) != (data, args.seconds):
         made = f"{show(path)} was made with {table['seconds']:g} s on {table['data']}"
         raise UserError(f"{made}, not {args.seconds:g} s on {data}: delete it to start again")
-    about = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+             "bfloat16": fast_bf16("cpu")}  # fmt: skip
     for row in args.only or rows:
         found = []
         for seed in args.seeds:

@@ -105,7 +105,7 @@ def machines(found):
     """One sentence per machine that the runs were trained on."""
     trained, groups = {}, {"family": "variants of the VAE", "flow": "flows in the plane"}
     for run, result in found.items():
-        names = trained.setdefault(f"{result['processor']}, torch {result['torch'].split('+')[0]}", {})
+        names = trained.setdefault(f"{result['processor']}{software(result)}", {})
         names[groups.get(run.split("-")[0], registry.title(run))] = None  # an ordered set
     if len(trained) == 1:
         return f"Trained on: {next(iter(trained))}."
@@ -163,9 +163,15 @@ def table(found):
     return f"{tables.markdown(*rows(found))}\n\n{machines(found)}"
 
 
+def software(found):
+    """The number format of matrix products, if the results name it, and the version of torch."""
+    number_format = {True: ", bfloat16", False: ", float32"}.get(found.get("bfloat16"), "")
+    return f"{number_format}, torch {found['torch'].split('+')[0]}"
+
+
 def machine(found):
     """What something was measured on, from its results."""
-    return f"{found['processor']}, {tables.plural(found['threads'], 'thread')}, torch {found['torch'].split('+')[0]}"
+    return f"{found['processor']}, {tables.plural(found['threads'], 'thread')}{software(found)}"
 
 
 def speed(bench):
@@ -224,7 +230,7 @@ machine (here {raced_on(race)}):
         public = entry["target"] not in (None, entry["plain"]["after"])  # for the GAN, the plain loop's result
         if public and any(time is not None for time in entry["ours"]["reached"]):
             text += f"\n  Ours reaches {row['target']}, the best public result after 40 epochs, "
-            text += f"after {row['ours reaches it']}."
+            text += f"in {row['ours reaches it']}."
     return text
 
 
