@@ -92,6 +92,7 @@ seeds: $(READY) ## train and summarise runs with three seeds; hours, resumable
 
 publish: $(READY) ## publish your finished runs on real data
 	@$(PYTHON) code/study/publish.py
+	@$(PYTHON) code/study/gallery.py
 
 page: $(READY) ## write docs/index.html, the published models in the browser
 	@$(PYTHON) code/study/page.py

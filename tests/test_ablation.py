@@ -25,12 +25,14 @@ def place(tmp_path, monkeypatch):
         epochs = int(command[command.index(option) + 1])
         seed = int(command[command.index("--seed") + 1]) if "--seed" in command else 42
         final = {registry.get("nf").seeds: 1.5 + seed / 1000}
-        results = {"final": final, "settings": {}, "seconds": 7.0 * epochs, "seed": seed, "quick": False}
-        (log.parent / "results.json").write_text(json.dumps(results))
+        results = {"final": final, "settings": {}, "seconds": 7.0 * epochs, "seed": seed, "quick": False, "code": "now"}
+        there = {"processor": "P", "threads": 1, "torch": "2.99", "bfloat16": False, "commit": "c"}
+        (log.parent / "results.json").write_text(json.dumps(results | there))
 
     monkeypatch.setattr(ablation, "ROOT", tmp_path)
     monkeypatch.setattr(ablation, "data_at_hand", lambda entries: {"grey": "glyphs"})
     monkeypatch.setattr(ablation, "call", call)
+    monkeypatch.setattr(ablation, "code_digest", lambda script: "now")
     plain = lambda entry, seed, data, quick, folder, budget: {"curve": [[0.0, 9.0], [budget / 2, 2.0], [budget, 3.0]]}
     monkeypatch.setattr(ablation.race, "plain", plain)
     rows = {"plain": ("as handed out", None), "ours": ("ours", "--lr 0.1"), "wide": ("wider", "--hidden 9")}
@@ -64,6 +66,22 @@ def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
     rows = json.loads((runs / "nf-ablation.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["plain", "ours", "wide"]
     assert rows[:2] == table["rows"]
+    assert all(command[command.index("--device") + 1] == "cpu" for command in trained)  # as the plain loop
+
+
+def test_a_row_names_the_machine_of_its_runs_and_refuses_other_code(place):
+    runs, _ = place
+    run("--seconds", "60", "--seeds", "42", "43", "--only", "ours")
+    (row,) = json.loads((runs / "nf-ablation.json").read_text())["rows"]
+    assert [row[key] for key in (*ablation.FACTS, "commit")] == ["P", 1, "2.99", False, "c"]
+    (path,) = runs.glob("glyphs/ablation-nf-ours-60s-seed43/results.json")
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps(results | {"threads": 2}))
+    with pytest.raises(UserError, match="row ours were trained with other threads"):
+        run("--seconds", "60", "--seeds", "42", "43", "--only", "ours")
+    path.write_text(json.dumps(results | {"code": "older"}))
+    with pytest.raises(UserError, match="seed43 was made by other code"):
+        run("--seconds", "60", "--seeds", "43", "--only", "ours")
 
 
 def test_short_budgets_still_train_an_epoch():

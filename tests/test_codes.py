@@ -70,7 +70,8 @@ def test_models_are_compared_and_missing_ones_named(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(codes, "bmnist", lambda *_, **__: (split, split, split))
     monkeypatch.setattr(codes, "ROOT", tmp_path)
 
-    def load(name, quick):
+    def load(name, data, quick):
+        assert (data, quick) == ("glyphs-binary", True)
         if name not in made:
             raise UserError(f"there is no trained model {name}")
         return made[name].eval()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import pytest
 import torch
@@ -68,6 +69,37 @@ def test_a_gan_is_judged_by_the_samples_that_its_run_was_judged_by(judged):
     final = json.loads((folder / "glyphs" / "gan" / "results.json").read_text())["final"]
     for key in ("frechet", "precision", "recall", "coverage", "class_counts"):
         assert mine[key] == final[key]
+
+
+def test_the_draws_of_every_finished_seed_are_judged(tmp_path, monkeypatch):
+    """With models that draw more white pixels for some seeds; the distance is the share of white pixels."""
+    entry, share = registry.get("gan"), {"gan": 0.1, "gan-seed43": 0.2, "gan-seed44": 0.4}
+    for name in share:
+        (tmp_path / name).mkdir()
+        seed = 42 if name == "gan" else int(name[-2:])
+        results = {"script": entry.script, "final": {}, "settings": {"seed": seed}, "seconds": 1.0, "seed": seed,
+                   "quick": False, "epochs": 7, "code": "now", "run": name}  # fmt: skip
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    module = types.SimpleNamespace(load=lambda folder: torch.nn.Threshold(share[folder.name], 0.0))
+    monkeypatch.setattr(evaluate.registry, "module", lambda script: module)
+    monkeypatch.setattr(evaluate.models, "model_file", lambda folder: folder)
+    draw = (lambda model, z: (z < model.threshold).float(), lambda model, n: torch.rand(n, 784))
+    monkeypatch.setitem(evaluate.MODELS, entry.script, draw)
+    monkeypatch.setattr(evaluate, "reference", lambda *_: (None, ("test images", None), None))
+    monkeypatch.setattr(evaluate.quality, "classify", lambda classifier, images: (images.mean(1), None))
+    monkeypatch.setattr(evaluate.quality, "frechet", lambda a, b: a.double().mean().item())
+    first, args = {"frechet": 0.7, "images": 50, "reference": "bmnist"}, evaluate.parse_args([])
+    found = evaluate.draws_of_seeds(entry, tmp_path / "gan", first, args, torch.device("cpu"))["frechet"]
+    expected = [0.7]
+    for seed, white in (43, 0.2), (44, 0.4):
+        evaluate.seed_epoch(seed, 8)
+        expected.append((torch.rand(50, 784) < white).double().mean().item())
+    assert found["values"] == pytest.approx(expected, abs=1e-9)
+    assert found["mean"] == pytest.approx(sum(expected) / 3)
+    other = json.loads((tmp_path / "gan-seed44" / "results.json").read_text())
+    (tmp_path / "gan-seed44" / "results.json").write_text(json.dumps(other | {"code": "older"}))
+    with pytest.raises(UserError, match="different versions of the code"):
+        evaluate.draws_of_seeds(entry, tmp_path / "gan", first, args, torch.device("cpu"))
 
 
 def test_likelihoods_are_the_runs_own_and_name_their_kind(judged):

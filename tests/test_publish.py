@@ -146,6 +146,17 @@ def test_measurements_on_other_data_are_refused_before_anything_changes(file, pl
     assert content(place) == before
 
 
+def test_seeds_of_another_run_are_refused(place):
+    value = json.loads((place / "report" / "results" / "gan.json").read_text())["final"]["frechet_val"]
+    for first in value, value + 1:
+        line = {"seeds": [42, 43], "frechet_val": {"values": [first, 3.0], "mean": 3.0, "deviation": 0.1}}
+        (place / "runs" / "seeds.json").write_text(json.dumps({"gan": line}))
+        if first == value:
+            publish_all()
+    with pytest.raises(UserError, match=re.escape("seeds.json was made from another run of gan")):
+        publish_all()
+
+
 def test_a_comparison_of_other_runs_is_refused(place):
     (place / "runs" / "comparison").mkdir()
     (place / "runs" / "comparison" / "comparison.json").write_text(json.dumps(made_up_comparison()))
@@ -155,7 +166,7 @@ def test_a_comparison_of_other_runs_is_refused(place):
 
 @pytest.mark.parametrize("wrong", [{"quick": True}, {"data": "glyphs-binary"}])
 def test_quick_runs_and_other_data_are_refused_before_anything_changes(wrong, place):
-    finished_run(place, "gan")  # a good one, earlier in no order that could save it
+    finished_run(place, "vae-z20")  # a good one, which comes before the bad one in the registry
     finished_run(place, "vae-z2", **wrong)
     before = content(place)
     with pytest.raises(UserError, match="only full runs on real data"):
@@ -263,7 +274,8 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     for run, entry in comparison.items():
         entry["training_seconds"] = json.loads((results / f"{run}.json").read_text())["seconds"]
     (runs / "comparison" / "comparison.json").write_text(json.dumps(comparison))
-    seeds = {"nf": {"seeds": [1, 2], "data": "mnist", "val_bpd": {"values": [1, 2], "mean": 1.5, "deviation": 0.5}}}
+    mine = publish.read("nf")["final"]["val_bpd"]
+    seeds = {"nf": {"seeds": [1, 2], "data": "mnist", "val_bpd": {"values": [mine, 2], "mean": 1.5, "deviation": 0.5}}}
     (runs / "seeds.json").write_text(json.dumps(seeds))
     parts = ("forward", "backward", "optimiser", "data")
     side = {"images_per_second_spread": 9.0, "milliseconds_per_step": 10.0, "batch_size": 64, "gflops": 50.0,
@@ -329,7 +341,7 @@ def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(p
         "seeds": [1, 2],
         "data": "mnist",
         "commits": ["mine"],
-        "val_bpd": {"values": [1, 2], "mean": 1.5, "deviation": 0.5},
+        "val_bpd": {"values": [publish.read("nf")["final"]["val_bpd"], 2], "mean": 1.5, "deviation": 0.5},
     }
     (place / "runs" / "seeds.json").write_text(json.dumps({"nf": line}))
     publish_all()
@@ -376,10 +388,20 @@ def test_published_numbers_beside_the_runs_belong_to_them():
         assert entry["data"] in publish.REAL
         assert entry["quick"] is False
         assert (entry["parameters"], entry["training_seconds"]) == (runs[run]["parameters"], runs[run]["seconds"])
-        assert (entry.get("peak_megabytes") or 0) < 3000
     for run, line in publish.read("seeds").items():
         assert line["data"] in publish.REAL
         assert len(line[registry.get(run).seeds]["values"]) == 3
+        for key in line.keys() & runs[run]["final"].keys():
+            assert line[key]["values"][0] == runs[run]["final"][key]
+
+
+def test_nothing_is_published_of_runs_that_the_registry_lacks():
+    runs = {entry.name for entry in registry.RUNS}
+    results = {path.stem for path in (ROOT / "report" / "results").glob("*.json")} - publish.MEASURED.keys()
+    assert {name.removesuffix("-analyses") for name in results} <= runs
+    assert {path.stem for path in (ROOT / "report" / "models").iterdir()} <= runs
+    figures = {path.name for path in (ROOT / "report" / "figures").iterdir() if path.is_dir()}
+    assert figures - {target for _, _, target in publish.MEASURED.values() if target} <= runs
 
 
 def test_likelihoods_of_binary_and_of_grey_images_share_no_column():

@@ -92,9 +92,12 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
         (root / folder / "large.json").write_text("{}")
     (root / "report" / "report.pdf").write_bytes(b"%PDF-1.5")
     monkeypatch.setattr(submission, "ROOT", root)
-    for words, message in (([], "NAME=lastname"), (["../x"], "NAME=lastname"), (["bloggs"], "still the example")):
+    for words, message in (([], "NAME=lastname"), (["../x"], "../x cannot be part"), (["bloggs"], "still the example")):
         with pytest.raises(UserError, match=message):
             submission.main(submission.parse_args(words))
+    submission.main(submission.parse_args(["O'Brien van Bloggs", "--force"]))
+    assert (root / "o-brien-van-bloggs_assignment3.zip").exists()
+    (root / "o-brien-van-bloggs_assignment3.zip").unlink()
     submission.main(submission.parse_args(["Bloggs", "--force"]))
     with zipfile.ZipFile(root / "bloggs_assignment3.zip") as archive:
         archive.extractall(tmp_path / "unpacked")

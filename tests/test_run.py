@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,6 +331,10 @@ def test_ones_own_model_on_the_best_data_comes_before_the_published_one(tmp_path
         path.write_bytes(b"")
         assert models.find_model("nf", ["mnist", "glyphs"]) == path
     assert models.find_model("nf", ["mnist", "glyphs"], quick=True) == tmp_path / "published" / "nf.pt"
+    with pytest.raises(UserError, match="no trained model nf"):
+        models.find_model("nf", ["mnist", "glyphs"], quick=True, published=False)
+    monkeypatch.chdir(tmp_path)  # samples of published weights go to runs/, however their file is named
+    assert models.picture_path(Path("published/nf.pt"), 4) == runs / "nf-samples-4.png"
     with pytest.raises(UserError, match="no trained model gan"):
         models.find_model("gan", ["mnist", "glyphs"])
 

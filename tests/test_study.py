@@ -108,11 +108,13 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
 def test_progress_is_read_from_the_metrics(tmp_path):
     assert train.share_done(tmp_path) == 0
     (tmp_path / "settings.json").write_text(json.dumps({"settings": {"epochs": 10}}))
-    assert train.planned_epochs(tmp_path) == 10
+    assert train.share_done(tmp_path) == 0
     (tmp_path / "metrics.csv").write_text("epoch,a\n0,1\n1,1\n2,1\n")
     assert train.share_done(tmp_path) == 0.2
+    (tmp_path / "settings.json").write_text(json.dumps({"settings": {"n_epochs": 4}}))
+    assert train.share_done(tmp_path) == 0.5
     (tmp_path / "settings.json").write_text("{")
-    assert train.share_done(tmp_path) < 0.001
+    assert train.share_done(tmp_path) == 0
 
 
 def test_the_time_left_is_in_proportion_to_what_is_left(monkeypatch):
@@ -183,8 +185,9 @@ def test_wrong_names_end_in_one_line(checkout):
 
 
 def result_of(seed, **final):
-    return {"run": "gan", "seed": seed, "quick": False, "data": "mnist", "commit": "c", "seconds": 10.0 * seed,
-            "threads": 2, "device": "cpu", "settings": {"lr": 1, "seed": seed}, "final": final}  # fmt: skip
+    return {"run": "gan", "seed": seed, "quick": False, "data": "mnist", "commit": "c", "code": "d",
+            "seconds": 10.0 * seed, "threads": 2, "device": "cpu", "settings": {"lr": 1, "seed": seed},
+            "final": final}  # fmt: skip
 
 
 def test_mean_and_deviation_over_seeds():
@@ -209,6 +212,12 @@ def test_seeds_with_different_settings_are_not_averaged():
     other["settings"]["lr"] = 2
     with pytest.raises(UserError, match="different settings \\(lr\\)"):
         seeds.summary([result_of(1, frechet=1.0), other])
+    other = result_of(2, frechet=1.0)
+    other["settings"]["shift"] = 1  # an option that the first seed does not have
+    with pytest.raises(UserError, match="different settings \\(shift\\)"):
+        seeds.summary([result_of(1, frechet=1.0), other])
+    with pytest.raises(UserError, match="different versions of the code"):
+        seeds.summary([result_of(1, frechet=1.0), result_of(2, frechet=1.0) | {"code": "e"}])
     # unless they only estimate the likelihood with more samples: then that estimate is left out
     mine, other = (result_of(n, test_elbo=-1.0, test_log_likelihood=-1.0, eval_samples=n) for n in (1, 2))
     for n, result in enumerate((mine, other)):

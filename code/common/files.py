@@ -7,8 +7,6 @@ import torch
 
 from datasets.files import UserError, read_checked, show, write_checked
 
-LARGEST = 2 << 30  # bytes; the files of these scripts are much smaller
-
 
 def save_state(path, state):
     """torch.save with a SHA-256 checksum appended; torch.load can still read the file."""
@@ -20,9 +18,10 @@ def save_state(path, state):
 def load_state(path, device="cpu"):
     """Load what `save_state` stored; UserError if the file is not valid."""
     path = Path(path)
-    if path.exists() and path.stat().st_size > LARGEST:
-        raise UserError(f"{show(path)} is too large to be a file of these scripts")
-    data = read_checked(path)
+    try:
+        data = read_checked(path)
+    except MemoryError:
+        raise UserError(f"{show(path)} does not fit into memory") from None
     try:
         return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except Exception:  # torch.load raises many kinds of exceptions

@@ -39,10 +39,10 @@ def model_file(folder):
     return folder / "model.pt"
 
 
-def find_model(name, data_names, quick=False):
+def find_model(name, data_names, quick=False, published=True):
     """The model file of the run with this name on the first of these datasets; without a run, the published file."""
     runs = ROOT / "runs" / ("quick" if quick else ".")
-    for path in [*(runs / data / name / "model.pt" for data in data_names), PUBLISHED / f"{name}.pt"]:
+    for path in [*(runs / data / name / "model.pt" for data in data_names), *[PUBLISHED / f"{name}.pt"] * published]:
         if path.exists():
             return path
     raise UserError(f"there is no trained model {name}: train it first, or give its file with --weights")
@@ -50,7 +50,7 @@ def find_model(name, data_names, quick=False):
 
 def picture_path(path, n):
     """The file for samples of a model: next to the model file, or in runs/ for published weights."""
-    if path.parent != PUBLISHED:
+    if path.resolve().parent != PUBLISHED.resolve():
         return path.with_name(f"samples-{n}.png")
     print(f"There is no run of this name, so the published weights {show(path)} are used")
     (ROOT / "runs").mkdir(exist_ok=True)

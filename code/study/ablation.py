@@ -27,6 +27,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 import a3_vae_template as vae
 from common import cli
 from common.devices import fast_bf16, processor
+from common.digest import code_digest
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import bmnist
 from datasets.files import ROOT, UserError, show
@@ -63,13 +64,20 @@ ROWS = {
 }  # fmt: skip
 
 
+FACTS = ("processor", "threads", "torch", "bfloat16")  # the same for all seeds of a row
+
+
 def train(entry, options, folder, quick):
     """The results of a run of the script; it is trained, or resumed, if it is not finished."""
     folder.mkdir(parents=True, exist_ok=True)
     if not read_results(folder):
-        words = [f"code/{entry.script}", "--data", folder.parent.name, "--name", folder.name, "--resume"]
+        words = [f"code/{entry.script}", "--data", folder.parent.name, "--name", folder.name]
+        words += ["--device", "cpu", "--resume"]  # as the plain loop
         call([*words, *options.split(), *["--quick"] * quick], folder / "log.txt")
-    return read_results(folder)
+    results = read_results(folder)
+    if results["code"] != code_digest(entry.script):
+        raise UserError(f"{show(folder)} was made by other code: delete it to train it again")
+    return results
 
 
 def epochs_for(seconds, of_one):
@@ -101,22 +109,25 @@ def train_changed(changes, seed, data, quick, seconds):
 
 
 def measure(model, row, seed, args, data):
-    """{seconds, value, epochs} of one variant and seed. The plain loop counts no epochs."""
+    """{seconds, value, epochs, FACTS, commit} of one variant and seed. The plain loop counts no epochs."""
     run, epochs_option, cheap, rows = ROWS[model]
     entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
     name = f"ablation-{model}-{row}-{args.seconds:g}s-seed{seed}"
     folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / name
+    here = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "bfloat16": fast_bf16("cpu"), "commit": git_commit()}  # fmt: skip
     if isinstance(options, tuple):
-        return train_changed(options, seed, data, args.quick, args.seconds)
+        return here | train_changed(options, seed, data, args.quick, args.seconds)
     if options is None:
         folder.mkdir(parents=True, exist_ok=True)
         curve = race.plain(entry, seed, data, args.quick, folder, args.seconds)["curve"]
-        return {"seconds": curve[-1][0], "value": min(value for _, value in curve), "epochs": None}
+        return here | {"seconds": curve[-1][0], "value": min(value for _, value in curve), "epochs": None}
     timing = folder.with_name(f"ablation-{model}-{row}-timing")
     timed = train(entry, f"{options} {epochs_option} 1 {cheap}", timing, args.quick)
     epochs = epochs_for(args.seconds, timed["seconds"])
     results = train(entry, f"{options} {epochs_option} {epochs} --seed {seed}", folder, args.quick)
-    return {"seconds": results["seconds"], "value": results["final"][metric], "epochs": epochs}
+    there = {key: results[key] for key in (*FACTS, "commit")}
+    return there | {"seconds": results["seconds"], "value": results["final"][metric], "epochs": epochs}
 
 
 def main(args):
@@ -131,16 +142,19 @@ def main(args):
     if before and (table["data"], table["seconds"]) != (data, args.seconds):
         made = f"{show(path)} was made with {table['seconds']:g} s on {table['data']}"
         raise UserError(f"{made}, not {args.seconds:g} s on {data}: delete it to start again")
-    about = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-             "bfloat16": fast_bf16("cpu")}  # fmt: skip
     for row in args.only or rows:
         found = []
         for seed in args.seeds:
             found.append(measure(args.model, row, seed, args, data))
             print(f"{row}, seed {seed}: {found[-1]['value']:.4f} after {found[-1]['seconds']:.0f} s", flush=True)
+        about = {key: found[0][key] for key in (*FACTS, "commit")}
+        if different := [key for key in FACTS if any(each[key] != about[key] for each in found)]:
+            raise UserError(
+                f"the seeds of row {row} were trained with other {' and '.join(different)}: delete their folders"
+            )
         columns = {key: [each[key] for each in found] for key in ("seconds", "value", "epochs")}
         before[row] = {"name": row, "change": rows[row][0], "options": rows[row][1], "seeds": args.seeds,
-                       **columns, **about, "commit": git_commit()}  # fmt: skip
+                       **columns, **about}  # fmt: skip
         table = {"model": args.model, "data": data, "quick": args.quick, "metric": entry.seeds,
                  "seconds": args.seconds, "rows": [before[name] for name in rows if name in before]}  # fmt: skip
         registry.write_json(path, table)

@@ -197,12 +197,12 @@ def analyse(folder, data_root=None, bits=False):
         val, test = val.subset(2000), test.subset(2000)
     title = f"{registry.title(folder.name)}, {TITLES[run.data]}"
     train, val, test = (split.to(run.device) for split in (train, val, test))
+    precise = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
+    if bits and (not precise or getattr(model, "autoencoder", False)):
+        raise UserError("--bits is for flows and variants of the VAE only")
     numbers = ANALYSES[run.results["script"]](run, title, model, train, val, test)
     if bits:
-        more = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
-        if not more:
-            raise UserError("--bits is for flows and variants of the VAE only")
-        numbers |= more(model, test)
+        numbers |= precise(model, test)
     about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
     registry.write_json(folder / "analyses.json", {**about, **numbers})
     print(f"{folder.name}: analysed, see {show(folder)}/")
@@ -221,7 +221,7 @@ def main(args):
     for data in (*BINARY, *GREY):
         if (runs / data / args.run / "results.json").exists():
             return analyse(runs / data / args.run, args.data_root, args.bits)
-    raise UserError(f"there is no finished run {args.run}: python code/study/train.py {args.run}")
+    raise UserError(f"there is no finished run {args.run} on images: python code/study/train.py {args.run}")
 
 
 def parse_args(words=None):

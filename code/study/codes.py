@@ -94,22 +94,24 @@ def save_figure(path, named, train, test, title):
     figures.image_rows(path, rows, title)
 
 
-def load(name, quick):
+def load(name, data, quick):
+    """A model that was trained on this data set: of a run, or the published one."""
     entry = registry.get(name)
-    return registry.module(entry.script).load(models.find_model(name, entry.data, quick))
+    published = data == entry.data[0] and not quick
+    return registry.module(entry.script).load(models.find_model(name, [data], quick, published))
 
 
 def main(args):
+    train, _, test = bmnist(args.data_root, data=args.data)
     found, missing = {}, []
     for name in dict.fromkeys([*NAMES, *SHOWN]):
         try:
-            found[name] = load(name, args.quick)
+            found[name] = load(name, test.name, args.quick)
         except UserError as error:
             missing.append(f"{name}: left out, {error}")
     print(*missing, sep="\n", end="\n" * bool(missing))
     if not found:
         raise UserError("there is no trained model: first train one, for example with python code/a3_vae_template.py")
-    train, _, test = bmnist(args.data_root, data=args.data)
     x, labels = test.images.float(), test.labels
     features = {"pixels": x, f"{COMPONENTS} principal components": principal_components(x, COMPONENTS)}
     features |= {name: codes_of(found[name], x).detach() for name in NAMES if name in found}

@@ -28,14 +28,14 @@ import torch
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_gan_template as gan
 from common import cli, figures, models, quality
-from common.devices import autocast, choose_device, peak_megabytes, processor
+from common.devices import autocast, choose_device, processor
 from common.files import load_state
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import BINARY, bmnist
 from datasets.files import ROOT, UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
-from study import registry, tables
+from study import registry, seeds, tables
 from study.train import SEEDS, name_of
 
 LABELLED = {"bmnist": "mnist-binarised"}  # data without labels: another binarisation of the same digits, with labels
@@ -141,18 +141,19 @@ def images_from(decode, z, device, times=None):
     return images
 
 
-def draws_of_seeds(entry, runs, first, args, device):
-    """The Frechet distances of the binary draws of a run's finished seeds. `first`: the metrics of the first seed."""
+def draws_of_seeds(entry, folder, first, args, device):
+    """The Frechet distances of the binary draws of all finished seeds, from the folder and metrics of the first."""
+    folders = {seed: folder.with_name(name_of(entry, seed)) for seed in SEEDS[1:]}
+    others = {seed: found for seed, other in folders.items() if not args.quick and (found := read_results(other))}
+    seeds.different_settings([read_results(folder), *others.values()])  # refuses seeds of another training
     values = [first["frechet"]]
-    for seed in SEEDS[1:]:
-        folder = runs / name_of(entry, seed)
-        if results := None if args.quick else read_results(folder):
-            images_of, noise_of = MODELS[results["script"]]
-            model = registry.module(results["script"]).load(models.model_file(folder)).to(device)
-            seed_epoch(seed, results["epochs"] + 1)
-            images = images_from(lambda z: images_of(model, z), noise_of(model, first["images"]), device)  # noqa: B023
-            classifier, (features, _), _ = reference(first["reference"], args.data_root, args.quick, device)
-            values.append(quality.frechet(quality.classify(classifier, torch.bernoulli(images))[0], features))
+    for seed, results in others.items():
+        images_of, noise_of = MODELS[results["script"]]
+        model = registry.module(results["script"]).load(models.model_file(folders[seed])).to(device)
+        seed_epoch(seed, results["epochs"] + 1)
+        images = images_from(lambda z: images_of(model, z), noise_of(model, first["images"]), device)  # noqa: B023
+        classifier, (features, _), _ = reference(first["reference"], args.data_root, args.quick, device)
+        values.append(quality.frechet(quality.classify(classifier, torch.bernoulli(images))[0], features))
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"frechet": {"values": values, "mean": statistics.mean(values), "deviation": deviation}}
 
@@ -183,16 +184,16 @@ def evaluate(entry, folder, results, args, device):
         samples = {"samples": (images, data), **samples}
     elif has_codes:
         samples = {"means": (images, grey_of(data)), **samples}
-    metrics, seeds, path = {}, {}, None
+    metrics, of_seeds, steps = {}, {}, None
     try:
         metrics = {what: judged(images, kind, args, device) for what, (images, kind) in samples.items()}
-        if entry.seeds:
-            seeds = draws_of_seeds(entry, folder.parent, metrics["draws"], args, device)
-        if has_codes:
-            classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
-            path = interpolation(decode, noise, classifier, device)
     except UserError as error:  # data of an older run may no longer exist
         print(f"{entry.name}: no sample quality, {error}")
+    if metrics and entry.seeds:
+        of_seeds = draws_of_seeds(entry, folder, metrics["draws"], args, device)
+    if metrics and has_codes:
+        classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
+        steps = interpolation(decode, noise, classifier, device)
     seconds = statistics.median(times)
     threads = tables.plural(results["threads"], "thread")
     return {
@@ -202,9 +203,9 @@ def evaluate(entry, folder, results, args, device):
         "training_device": f"{results['device']} ({results['processor']}, {threads})",
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),
         "processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "commit": git_commit(), "peak_megabytes": peak_megabytes(),  # peak of this process so far
-        "likelihood": likelihood(results["final"]), "quality": metrics, "draws_of_seeds": seeds,
-    }, {what: images[:SHOWN] for what, (images, _) in samples.items()}, path  # fmt: skip
+        "commit": git_commit(),
+        "likelihood": likelihood(results["final"]), "quality": metrics, "draws_of_seeds": of_seeds,
+    }, {what: images[:SHOWN] for what, (images, _) in samples.items()}, steps  # fmt: skip
 
 
 def save_figures(folder, comparison, rows, paths):

@@ -192,7 +192,7 @@ def scaling(found):
              f"{result['ratio']:.2f} ± {result['ratio_spread'] / 2:.2f}"]
             for run, result in found["models"].items()]  # fmt: skip
     header = ["model", "images per second, one process", "two processes", "ratio"]
-    return f"{tables.markdown(header, rows)}\n\nMeasured on {found['processor']}, torch {found['torch'].split('+')[0]}."
+    return f"{tables.markdown(header, rows)}\n\nMeasured on {found['processor']}{software(found)}."
 
 
 def over_seeds(seeds):
@@ -254,9 +254,10 @@ def ablation(model):
     """The table of an ablation, and how it was made."""
     if not (found := read(f"{model}-ablation")):
         return "Not measured yet."
+    measured_on = dict.fromkeys(machine(row) for row in found["rows"])
     return f"""{tables.markdown(*tables.ablation(found))}
 
-Values of validation images after {found["seconds"]:.0f} s of training on {machine(found["rows"][0])}."""
+Values of validation images after {found["seconds"]:.0f} s of training on {" and ".join(measured_on)}."""
 
 
 def autoregressive():
@@ -318,7 +319,7 @@ def runs_to_publish():
 
 
 def check_measured(runs):
-    """Raise UserError if what was measured used other data, or if comparison.json does not belong to the runs."""
+    """Raise UserError if what was measured used other data, or does not belong to the runs."""
     for name in MEASURED.keys() - {"bench", "scaling"}:  # these measure speed, on glyph digits
         path = RUNS / MEASURED[name][0]
         content = registry.read_json(path)
@@ -331,6 +332,12 @@ def check_measured(runs):
         if seconds.get(run, entry["training_seconds"]) != entry["training_seconds"]:
             again = f"first repeat python code/study/evaluate.py --only {run}"
             raise UserError(f"comparison.json was made from another run of {run}: {again}")
+    finals = {run: result["final"] for run, result in results().items()}
+    finals |= {entry.name: read_results(folder)["final"] for entry, folder in runs}
+    for run, over_seeds in merged("seeds").items():
+        for key, line in over_seeds.items():
+            if key in finals.get(run, {}) and line["values"][0] != finals[run][key]:
+                raise UserError(f"seeds.json was made from another run of {run}: first train its seeds (make seeds)")
 
 
 def publish_run(entry, folder):
@@ -409,10 +416,15 @@ def write_generated():
 
 
 def stale():
-    """The published runs that were made by an older version of the code."""
-    found = results()
-    now = {script: code_digest(script) for script in {result["script"] for result in found.values()}}
-    return [run for run, result in found.items() if result["code"] != now[result["script"]]]
+    """The published runs, and sides of the race, that were made by an older version of the code."""
+    digest = functools.cache(code_digest)
+    raced = [
+        f"race, {run}, seed {seed}"
+        for run, pairs in read("race").get("models", {}).items()
+        for seed, pair in pairs.items()
+        if pair["code"] != {"ours": digest(registry.get(run).script), "plain": digest("study/loops.py")}
+    ]
+    return [run for run, result in results().items() if result["code"] != digest(result["script"])] + raced
 
 
 def main(args):

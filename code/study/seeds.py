@@ -28,14 +28,23 @@ def read(folder, seed):
     return results
 
 
+def different_settings(results):
+    """The names of the settings in which the seeds of one run differ. Raises UserError if their training differs."""
+    if len({r["code"] for r in results}) > 1:
+        raise UserError(f"{results[0]['run']}: its seeds were trained by different versions of the code")
+    keys = {key for r in results for key in r["settings"]}
+    different = {key for key in keys if len({str(r["settings"].get(key)) for r in results}) > 1}
+    if names := different - {"seed", "eval_samples", "eval_images"}:
+        names = ", ".join(sorted(names))
+        raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
+    return different
+
+
 def summary(results):
     """{metric: {values, mean, deviation}} over the seeds of one run, for the numeric metrics that all seeds have.
 
     `deviation` is the standard deviation. The seeds may differ in how they were evaluated on the test images."""
-    different = {key for key in results[0]["settings"] if len({str(r["settings"].get(key)) for r in results}) > 1}
-    if names := different - {"seed", "eval_samples", "eval_images"}:
-        names = ", ".join(sorted(names))
-        raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
+    different = different_settings(results)
     machines = {(r["threads"], r.get("processes", 1), r["device"]) for r in results}
     alike = len(machines) == 1  # otherwise seconds are not comparable
     finals = [{**r["final"], "seconds": r["seconds"]} for r in results]

@@ -18,9 +18,11 @@ FORMS = {".py", ".md", ".txt", ".toml", ".yml", ".sbatch", ".tex", ".bib", ".sty
 
 
 def main(args):
-    name = args.name.strip().lower()
-    if not re.fullmatch(r"[\w-]+", name):
+    name = re.sub(r"[ '.]+", "-", args.name.strip().lower())
+    if not name:
         raise UserError("your last name is missing: make submission NAME=lastname")
+    if not re.fullmatch(r"[\w-]+", name):
+        raise UserError(f"{args.name} cannot be part of a file name: make submission NAME=lastname")
     if "Example" in (ROOT / "report" / "author.tex").read_text() and not args.force:
         raise UserError("report/author.tex is still the example: enter your name and number (or add FORCE=1)")
     if not (ROOT / "report" / "report.pdf").exists():

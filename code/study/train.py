@@ -47,19 +47,13 @@ def data_at_hand(entries):
     return {kind: data.name for kind, data in found.items()}
 
 
-def planned_epochs(folder):
+def share_done(folder):
+    """The share of a run's epochs that are finished; 0 if its files do not exist yet."""
     try:
         settings = json.loads((folder / "settings.json").read_text())["settings"]
-        return settings.get("epochs") or settings.get("n_epochs") or 1
+        planned = settings.get("epochs") or settings["n_epochs"]
+        return min(1.0, (len((folder / "metrics.csv").read_text().splitlines()) - 2) / planned)
     except (OSError, ValueError, KeyError):
-        return 10**9
-
-
-def share_done(folder):
-    """The share of a run's epochs that are finished, from its metrics.csv."""
-    try:
-        return min(1.0, (len((folder / "metrics.csv").read_text().splitlines()) - 2) / planned_epochs(folder))
-    except OSError:
         return 0.0
 
 
