@@ -168,8 +168,9 @@ GROUPS = {
     ],
     ("code/common/run.py", "test_distributed"): [("run: every process saves", "if distributed.rank > 0:", "if False:")],
     ("code/common/models.py", "test_run"): [
-        ("models: published weights first", 'for path in [*(runs / data / name / "model.pt" for data in data_names), PUBLISHED / f"{name}.pt"]', 'for path in [PUBLISHED / f"{name}.pt", *(runs / data / name / "model.pt" for data in data_names)]'),
-        ("models: worst data first", "for data in data_names), PUBLISHED", "for data in reversed(data_names)), PUBLISHED"),
+        ("models: published weights first", 'for path in [*(runs / data / name / "model.pt" for data in data_names), *[PUBLISHED / f"{name}.pt"] * published]', 'for path in [*[PUBLISHED / f"{name}.pt"] * published, *(runs / data / name / "model.pt" for data in data_names)]'),
+        ("models: worst data first", "for data in data_names), *[PUBLISHED", "for data in reversed(data_names)), *[PUBLISHED"),
+        ("models: published weights always accepted", '*[PUBLISHED / f"{name}.pt"] * published]', 'PUBLISHED / f"{name}.pt"]'),
     ],
     ("datasets/files.py", "test_run"): [("files: checksum ignored", "if hashlib.sha256(data[:-32]).digest() != data[-32:]", "if not data")],
     ("code/common/digest.py", "test_run"): [("digest: imports do not count", "waiting += filter(", "list(filter(")],
@@ -192,9 +193,14 @@ GROUPS = {
     ],
     ("code/study/registry.py", "test_evaluate"): [("registry: glyphs before MNIST", "for data in entry.data:", "for data in entry.data[::-1]:")],
     ("code/study/train.py", "test_study"): [("train: unfinished runs skipped", "        if read_results(folder):", "        if folder.exists():")],
-    ("code/study/seeds.py", "test_study"): [("seeds: other seeds taken", 'results["seed"] != seed or results["quick"]', 'results["quick"]')],
+    ("code/study/seeds.py", "test_study"): [
+        ("seeds: other seeds taken", 'results["seed"] != seed or results["quick"]', 'results["quick"]'),
+        ("seeds: other code accepted", 'if len({r["code"] for r in results}) > 1:', "if False:"),
+        ("seeds: options that the first lacks", 'for r in results for key in r["settings"]', 'for r in results[:1] for key in r["settings"]'),
+    ],
     ("code/study/evaluate.py", "test_evaluate"): [
         ("evaluate: training images as reference", "test.subset(n).images / white", "train.subset(n).images / white"),
+        ("evaluate: other draws of seeds", 'seed_epoch(seed, results["epochs"] + 1)', "seed_epoch(42, results['epochs'] + 1)"),
         ("evaluate: other samples than the run's", '(results["seed"], results["epochs"] + 1)', '(results["seed"], results["epochs"])'),
     ],
     ("code/study/analyses.py", "test_analyses"): [
@@ -208,6 +214,7 @@ GROUPS = {
     ],
     ("code/study/publish.py", "test_publish"): [
         ("publish: quick runs accepted", 'if result["quick"] or result["data"] != entry.data[0]', 'if result["data"] != entry.data[0]'),
+        ("publish: seeds of another run", 'line["values"][0] != finals[run][key]', "False"),
         ("publish: full weights", "x.half() if x.is_floating_point() else x", "x"),
         ("publish: old analyses stay", "analyses.unlink(missing_ok=True)", "pass"),
         ("publish: two digits of bits per dimension", '3 if "bpd" in metric else 2)', "2)"),
@@ -246,6 +253,8 @@ GROUPS = {
     ],
     ("code/study/ablation.py", "test_ablation"): [
         ("ablation: last epoch counts", '"value": max(values)', '"value": values[-1]'),
+        ("ablation: other code accepted", 'results["code"] != code_digest(entry.script)', "False"),
+        ("ablation: other machines accepted", "any(each[key] != about[key] for each in found)", "False"),
         ("ablation: changes are not added up", "[: i + 1])", "[i : i + 1])"),
     ],
     ("code/study/loops.py", "test_loops"): [
