@@ -214,7 +214,7 @@ GROUPS = {
     ],
     ("code/study/publish.py", "test_publish"): [
         ("publish: quick runs accepted", 'if result["quick"] or result["data"] != entry.data[0]', 'if result["data"] != entry.data[0]'),
-        ("publish: seeds of another run", 'line["values"][0] != finals[run][key]', "False"),
+        ("publish: seeds of another run", 'over_seeds[key]["values"][0] != final[key]', "False"),
         ("publish: full weights", "x.half() if x.is_floating_point() else x", "x"),
         ("publish: old analyses stay", "analyses.unlink(missing_ok=True)", "pass"),
         ("publish: two digits of bits per dimension", '3 if "bpd" in metric else 2)', "2)"),

@@ -326,17 +326,15 @@ def check_measured(runs):
         for part in (content, *content.values(), *content.get("summary", {}).values()):
             if isinstance(part, dict) and (part.get("quick") or part.get("data", REAL[0]) not in REAL):
                 refuse(path, "contains a quick run or other data")
-    seconds = {run: result["seconds"] for run, result in results().items()}
-    seconds |= {entry.name: read_results(folder)["seconds"] for entry, folder in runs}
+    found = results() | {entry.name: read_results(folder) for entry, folder in runs}
     for run, entry in merged("comparison").items():
-        if seconds.get(run, entry["training_seconds"]) != entry["training_seconds"]:
+        if run in found and found[run]["seconds"] != entry["training_seconds"]:
             again = f"first repeat python code/study/evaluate.py --only {run}"
             raise UserError(f"comparison.json was made from another run of {run}: {again}")
-    finals = {run: result["final"] for run, result in results().items()}
-    finals |= {entry.name: read_results(folder)["final"] for entry, folder in runs}
     for run, over_seeds in merged("seeds").items():
-        for key, line in over_seeds.items():
-            if key in finals.get(run, {}) and line["values"][0] != finals[run][key]:
+        final = found[run]["final"] if run in found else {}
+        for key in over_seeds.keys() & final.keys():
+            if over_seeds[key]["values"][0] != final[key]:
                 raise UserError(f"seeds.json was made from another run of {run}: first train its seeds (make seeds)")
 
 
