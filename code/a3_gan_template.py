@@ -146,7 +146,7 @@ def update_average(average, generator, decay):
         mean.lerp_(now, 1 - decay)
 
 
-def update_batchnorm(average, batches=20):
+def update_batchnorm(average, batches):
     """Compute the BatchNorm statistics for the averaged weights on new noise, then switch to eval mode.
 
     Training uses 100 batches: the samples change visibly with statistics of few batches."""

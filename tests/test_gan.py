@@ -207,7 +207,7 @@ def test_a_dead_side_is_reported():
 @pytest.mark.parametrize("arch", list(gan.DEFAULTS))
 def test_sampling_does_not_depend_on_the_batch(arch):
     torch.manual_seed(0)
-    generator = gan.update_batchnorm(Generator(codes=4, arch=arch))
+    generator = gan.update_batchnorm(Generator(codes=4, arch=arch), 20)
     z = generator.noise(9)
     together = gan.images_of(generator, z)
     alone = torch.cat([gan.images_of(generator, one) for one in z.split(1)])
@@ -228,7 +228,7 @@ def test_averaged_weights_have_statistics_of_their_own():
     gan.update_average(average, generator, 0.9)
     for mean, old, new in zip(average.parameters(), before, generator.parameters()):
         assert torch.allclose(mean, 0.9 * old + 0.1 * new, atol=1e-6)
-    gan.update_batchnorm(average)
+    gan.update_batchnorm(average, 20)
     assert not average.training
     norm = average.layers[3]
     z = torch.randn(4000, 100)
@@ -274,7 +274,7 @@ class ByBrightness(torch.nn.Module):
 
 def test_the_ends_of_interpolations_are_of_different_classes():
     torch.manual_seed(0)
-    generator = gan.update_batchnorm(Generator())
+    generator = gan.update_batchnorm(Generator(), 20)
     torch.nn.init.normal_(generator.layers[-1].weight, std=1.0)
     ends, classes = gan.choose_ends(generator, ByBrightness(), 6, seed=1)
     assert ends.shape == (6, 100)
@@ -355,7 +355,7 @@ def test_a_short_run_on_glyphs_finds_the_classes_and_halves_the_distance(glyph_c
     optimizers = [torch.optim.Adam(m.parameters(), 4e-4, betas=(0.5, 0.999)) for m in (generator, discriminator)]
 
     def look():
-        return quality.classify(judge, gan.images_of(gan.update_batchnorm(average), torch.randn(5000, 100)))
+        return quality.classify(judge, gan.images_of(gan.update_batchnorm(average, 20), torch.randn(5000, 100)))
 
     before = quality.frechet(look()[0], features)
     for _ in range(5):
