@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from common import figures
+from common import devices, figures
 from common.files import save_state
 from datasets.files import UserError
 from study import loops, publish, race, registry, tables
@@ -277,7 +277,7 @@ def test_a_part_made_under_other_conditions_is_refused_and_kept(place, monkeypat
     runs, trained = place
     race.main(race.parse_args(["--only", "gan"]))
     kept = (runs / "glyphs" / "race-gan-seed42" / "race.json").read_bytes()
-    monkeypatch.setattr(race, "processor", lambda: "another processor")
+    monkeypatch.setattr(devices, "processor", lambda device: "another processor")
     with pytest.raises(UserError, match=r"race-gan-seed42 was made with other processor: .*delete this folder"):
         race.main(race.parse_args(["--only", "gan"]))
     assert (runs / "glyphs" / "race-gan-seed42" / "race.json").read_bytes() == kept

@@ -16,6 +16,8 @@ try:
 except ImportError:  # Windows
     resource = None
 
+CPU = torch.device("cpu")
+
 
 def choose_device(name):
     """The torch device for --device, and the reason for this choice."""
@@ -63,15 +65,23 @@ def in_double(x):
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
-def processor(device=None):
+def processor(device):
     """The model name of the GPU or the CPU."""
-    if device is not None and device.type == "cuda":
+    if device.type == "cuda":
         return torch.cuda.get_device_name()
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def facts(device=CPU):
+    """What a result depends on besides code, data and seed."""
+    return {
+        "processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "bfloat16": fast_bf16(device.type),
+    }  # fmt: skip
 
 
 def peak_megabytes():

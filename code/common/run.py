@@ -30,7 +30,7 @@ import torch
 from tqdm import tqdm
 
 from common import distributed
-from common.devices import choose_device, fast_bf16, peak_megabytes, processor
+from common.devices import choose_device, facts, peak_megabytes
 from common.digest import CODE, code_digest
 from common.files import load_state, load_weights, save_state
 from common.models import save_model
@@ -244,10 +244,8 @@ class Run:
             "run": self.name, "script": self.script, "command": command if not self.args.data_root else None,
             "commit": self.commit, "code": self.code, "data": self.data, "seed": self.args.seed,
             "quick": self.args.quick, "settings": self.settings,
-            "device": str(self.device), "processor": processor(self.device), "torch": torch.__version__,
-            "bfloat16": fast_bf16(self.device.type),
-            "python": platform.python_version(), "threads": torch.get_num_threads(),
-            "processes": self.processes,
+            "device": str(self.device), **facts(self.device), "processes": self.processes,
+            "python": platform.python_version(),
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
             "epochs": self.epochs, "seconds": round(self.seconds, 2), "peak_megabytes": peak_megabytes(),
             "curves": {name: self.column(name) for name in self.history[0]},

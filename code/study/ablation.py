@@ -26,7 +26,7 @@ import torch
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_vae_template as vae
 from common import cli
-from common.devices import fast_bf16, processor
+from common.devices import facts
 from common.digest import code_digest
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import bmnist
@@ -114,8 +114,7 @@ def measure(model, row, seed, args, data):
     entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
     name = f"ablation-{model}-{row}-{args.seconds:g}s-seed{seed}"
     folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / name
-    here = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "bfloat16": fast_bf16("cpu"), "commit": git_commit()}  # fmt: skip
+    here = facts() | {"commit": git_commit()}
     if isinstance(options, tuple):
         return here | train_changed(options, seed, data, args.quick, args.seconds)
     if options is None:

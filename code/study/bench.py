@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
-from common.devices import fast_bf16, processor
+from common.devices import facts, fast_bf16
 from common.run import git_commit
 from datasets.files import ROOT, show
 from study import loops, registry, tables
@@ -92,8 +92,7 @@ def matrix_rate(dtype, n=1024):
 
 def machine(n=1024):
     return {
-        "processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "commit": git_commit(), "data": "glyphs",
+        **facts(), "commit": git_commit(), "data": "glyphs",
         "gflops_float32": matrix_rate(torch.float32, n), "gflops_bfloat16": matrix_rate(torch.bfloat16, n),
     }  # fmt: skip
 

@@ -28,7 +28,7 @@ import torch
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_gan_template as gan
 from common import cli, figures, models, quality
-from common.devices import autocast, choose_device, processor
+from common.devices import autocast, choose_device, facts
 from common.files import load_state
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import BINARY, bmnist
@@ -202,8 +202,7 @@ def evaluate(entry, folder, results, args, device):
         "training_seconds": results["seconds"],
         "training_device": f"{results['device']} ({results['processor']}, {threads})",
         "seconds_per_1000_samples": seconds, "samples_per_second": 1000 / seconds, "sampling_device": str(device),
-        "processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "commit": git_commit(),
+        **facts(device), "commit": git_commit(),
         "likelihood": likelihood(results["final"]), "quality": metrics, "draws_of_seeds": of_seeds,
     }, {what: images[:SHOWN] for what, (images, _) in samples.items()}, steps  # fmt: skip
 

@@ -33,7 +33,7 @@ import a3_gan_template as gan
 import a3_nf_template as nf
 import a3_vae_template as vae
 from common import cli, figures, quality
-from common.devices import fast_bf16, processor
+from common.devices import facts
 from common.digest import code_digest
 from common.files import load_state, save_state
 from common.run import git_commit, read_results, seed_epoch
@@ -159,8 +159,7 @@ def race(entry, seed, data, quick):
     """Both sides of one model and seed, with the conditions under which they were trained."""
     folder = ROOT / "runs" / ("quick" if quick else ".") / data / f"race-{entry.name}-seed{seed}"
     conditions = {
-        "data": data, "processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "bfloat16": fast_bf16("cpu"),  # in our loops; the plain ones use float32
+        "data": data, **facts(),  # bfloat16: in our loops; the plain ones use float32
         "code": {"ours": code_digest(entry.script), "plain": code_digest("study/loops.py")},
     }  # fmt: skip
     pair = registry.read_json(folder / "race.json") or {**conditions, "commit": git_commit()}

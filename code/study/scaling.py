@@ -27,7 +27,7 @@ import torch
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli, distributed
-from common.devices import fast_bf16, processor
+from common.devices import CPU, fast_bf16, processor
 from common.run import git_commit
 from datasets.files import ROOT, Trouble, UserError, show
 from study import loops, registry, tables
@@ -133,7 +133,7 @@ def measure(args):
     for name, result in models.items():
         result["gpus"] = estimate(result["two"], {n: on_gpu(name, n) for n in (1, *GPUS)} if gpu else None)
     return {
-        "processor": processor(), "cores": os.cpu_count(), "torch": torch.__version__, "commit": git_commit(),
+        "processor": processor(CPU), "cores": os.cpu_count(), "torch": torch.__version__, "commit": git_commit(),
         "data": "glyphs", "bfloat16": fast_bf16("cpu"), "starts": len(starts["one"]),
         "gpus": {
             "note": "estimates, not measurements", "gpu_of_the_steps": gpu,
