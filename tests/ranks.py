@@ -17,7 +17,7 @@ import a3_nf_template as nf
 import a3_vae_template as vae
 import tiny
 from beyond import autoregressive as ar
-from common import cli, distributed, figures, quality, run
+from common import cli, distributed, figures, files, quality, run
 from datasets import loading
 
 torch.set_default_dtype(torch.float64)  # Adam turns the smallest differences of a gradient near 0 into large steps
@@ -35,7 +35,7 @@ CASES = {
 
 def prepare(folder):
     torch.set_num_threads(1)
-    run.ROOT, run.git_commit = folder, lambda: None
+    files.ROOT, run.git_commit = folder, lambda: None
     loading.find = lambda name, names, *_: tiny.find(SIZES, name, names)
     run.code_digest = lambda script: None
     gan.EVALUATE_EVERY, gan.update_batchnorm = 1, lambda average, batches: average.eval()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from a3_vae_template import VAE
+from common import files
 from datasets.files import UserError
 from datasets.loading import Batches
 from study import ablation, loops, registry, tables
@@ -29,7 +30,7 @@ def place(tmp_path, monkeypatch):
         there = {"processor": "P", "threads": 1, "torch": "2.99", "bfloat16": False, "commit": "c"}
         (log.parent / "results.json").write_text(json.dumps(results | there))
 
-    monkeypatch.setattr(ablation, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(ablation, "data_at_hand", lambda entries: {"grey": "glyphs"})
     monkeypatch.setattr(ablation, "call", call)
     monkeypatch.setattr(ablation, "code_digest", lambda script: "now")

@@ -9,6 +9,7 @@ import torch
 
 from a3_vae_template import VAE
 from beyond.vae_family import Family
+from common import files
 from datasets.files import UserError
 from study import codes, latent
 
@@ -68,7 +69,7 @@ def test_models_are_compared_and_missing_ones_named(tmp_path, monkeypatch, capsy
     )
     made = {"family-autoencoder": Family(8, 3, autoencoder=True), "vae-z2": VAE(8, 2)}
     monkeypatch.setattr(codes, "bmnist", lambda *_, **__: (split, split, split))
-    monkeypatch.setattr(codes, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
 
     def load(name, data, quick):
         assert (data, quick) == ("glyphs-binary", True)

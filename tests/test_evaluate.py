@@ -153,7 +153,7 @@ def test_weights_of_something_else_are_refused(script, tmp_path):
 
 
 def test_no_run_and_a_damaged_results_file_are_told_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     main = lambda: evaluate.main(evaluate.parse_args(["--quick", "--device", "cpu"]))
     with pytest.raises(UserError, match="no finished run"):
         main()
@@ -166,7 +166,7 @@ def test_no_run_and_a_damaged_results_file_are_told_in_one_line(tmp_path, monkey
 
 
 def test_real_data_come_before_other_data(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     entry = registry.get("nf")
     for data in ("glyphs", "mnist"):
         folder = tmp_path / "runs" / data / "nf"

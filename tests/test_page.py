@@ -22,7 +22,7 @@ import a3_vae_template as vae
 import browser as chromium
 import tiny
 from beyond import autoregressive
-from common import models, quality
+from common import files, models, quality
 from conftest import ROOT
 from datasets import loading
 from datasets.files import UserError
@@ -614,8 +614,7 @@ def test_charts_hold_the_curves_of_runs_and_races():
 
 
 def test_a_user_s_own_models_come_first(folder, tmp_path, monkeypatch):
-    for module in (models, registry):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(models, "PUBLISHED", folder / "models")
     own = tmp_path / "runs" / "glyphs" / "nf-multiscale" / "model.pt"
     own.parent.mkdir(parents=True)

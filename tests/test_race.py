@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from common import devices, figures
+from common import devices, figures, files
 from common.files import save_state
 from datasets.files import UserError
 from study import loops, publish, race, registry, tables
@@ -246,7 +246,7 @@ def place(tmp_path, monkeypatch):
         (folder / "plain.pt").write_bytes(b"")
         return {"seconds": budget, "curve": curve}
 
-    monkeypatch.setattr(race, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(race, "data_at_hand", lambda entries: {"binary": "glyphs-binary", "grey": "glyphs"})
     monkeypatch.setattr(race, "code_digest", lambda script: f"digest of {script}")
     monkeypatch.setattr(race, "ours", lambda *_: {"seconds": 8.0, "curve": curve})

@@ -16,13 +16,14 @@ import torch
 import a3_gan_template as gan
 import a3_vae_template as vae
 import macros
+from common import files
 from conftest import ROOT
 from datasets.files import UserError
-from study import registry, submission
+from study import submission
 
 
 def test_a_users_report_has_the_users_numbers_alone_and_tells_not_run_from_not_reached(tmp_path, monkeypatch):
-    for module in (macros, registry):
+    for module in (macros, files):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     folder = tmp_path / "runs" / "glyphs" / "nf"
     (folder / "figures").mkdir(parents=True)

@@ -182,8 +182,7 @@ def test_wrong_input_gives_one_line_and_status_2(script, wrong, tmp_path, only_g
     """The parser exits; what main finds it raises, and `start` makes a line and a status of that (next test)."""
     monkeypatch.setenv("A3_CACHE", str(only_glyphs))
     monkeypatch.delenv("A3_DATA", raising=False)
-    for module in (run, models):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(models, "PUBLISHED", tmp_path)
     module = importlib.import_module(script.removesuffix(".py"))
     with pytest.raises((SystemExit, UserError)) as stop:
@@ -290,7 +289,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(run, "current", None)
     args = argparse.Namespace(name="r", quick=True, device="cpu", fresh=True, resume=False, seed=1)
     one = run.Run(args, ROOT / "code" / "a3_vae_template.py", "r", "glyphs", 1)
@@ -319,7 +318,7 @@ def test_a_model_file_gives_the_same_model_back_and_half_precision_becomes_float
 
 
 def test_ones_own_model_on_the_best_data_comes_before_the_published_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(models, "PUBLISHED", tmp_path / "published")
     runs = tmp_path / "runs"
     for path in (

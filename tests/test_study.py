@@ -7,6 +7,7 @@ import types
 import pytest
 
 import macros
+from common import files
 from conftest import ROOT
 from datasets.files import UserError
 from study import analyses, evaluate, publish, registry, seeds, tables, train
@@ -50,7 +51,7 @@ MADE_UP = registry.Entry(
 def made_up(monkeypatch, tmp_path):
     """The registry with one more line, and its finished run on MNIST with the published numbers of another one."""
     monkeypatch.setattr(registry, "RUNS", [*registry.RUNS, MADE_UP])
-    for module in (registry, publish, seeds, train, analyses):
+    for module in (publish, train, files):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(publish, "RUNS", tmp_path / "runs")
     results = json.loads((ROOT / "report" / "results" / "nf.json").read_text())
@@ -247,7 +248,7 @@ def test_only_full_runs_with_the_right_seed_are_taken(tmp_path):
 
 
 def test_unfinished_seeds_keep_their_earlier_entry(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(seeds, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     for seed in train.SEEDS:
         folder = tmp_path / "runs" / "mnist" / train.name_of(registry.get("gan"), seed)
         folder.mkdir(parents=True)

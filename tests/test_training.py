@@ -15,7 +15,7 @@ import a3_vae_template as vae
 import tiny
 from beyond import autoregressive as ar
 from beyond import vae_family as family
-from common import quality, run
+from common import files, quality, run
 from datasets import loading
 from datasets.files import UserError
 from study import analyses
@@ -61,7 +61,7 @@ def data(monkeypatch, tmp_path):
     """Tiny splits in place of the real ones, runs in a temporary folder, no figures."""
     grey = tiny.grey_images(SIZES)
     monkeypatch.setattr(loading, "find", lambda name, names, *_: tiny.find(SIZES, name, names))
-    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(run, "git_commit", lambda: None)
     monkeypatch.setattr(gan, "EVALUATE_EVERY", 1)
     monkeypatch.setattr(ar, "samples_per_second", lambda *_: (1.0, 1.0))

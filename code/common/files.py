@@ -5,7 +5,12 @@ from pathlib import Path
 
 import torch
 
-from datasets.files import UserError, read_checked, show, write_checked
+from datasets.files import ROOT, UserError, read_checked, show, write_checked
+
+
+def runs_folder(quick=False):
+    """The folder of all runs, or of those with --quick."""
+    return ROOT / "runs" / ("quick" if quick else ".")
 
 
 def save_state(path, state):

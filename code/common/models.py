@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from common import figures
-from common.files import load_state, load_weights, save_state
+from common.files import load_state, load_weights, runs_folder, save_state
 from datasets.files import ROOT, UserError, show
 
 PUBLISHED = ROOT / "report" / "models"
@@ -41,7 +41,7 @@ def model_file(folder):
 
 def find_model(name, data_names, quick=False, published=True):
     """The model file of the run with this name on the first of these datasets; without a run, the published file."""
-    runs = ROOT / "runs" / ("quick" if quick else ".")
+    runs = runs_folder(quick)
     for path in [*(runs / data / name / "model.pt" for data in data_names), *[PUBLISHED / f"{name}.pt"] * published]:
         if path.exists():
             return path
@@ -53,8 +53,8 @@ def picture_path(path, n):
     if path.resolve().parent != PUBLISHED.resolve():
         return path.with_name(f"samples-{n}.png")
     print(f"There is no run of this name, so the published weights {show(path)} are used")
-    (ROOT / "runs").mkdir(exist_ok=True)
-    return ROOT / "runs" / f"{path.stem}-samples-{n}.png"
+    runs_folder().mkdir(exist_ok=True)
+    return runs_folder() / f"{path.stem}-samples-{n}.png"
 
 
 def draw_samples(args, name, data_names, load, draw):

@@ -32,7 +32,7 @@ from tqdm import tqdm
 from common import distributed
 from common.devices import choose_device, facts, peak_megabytes
 from common.digest import CODE, code_digest
-from common.files import load_state, load_weights, save_state
+from common.files import load_state, load_weights, runs_folder, save_state
 from common.models import save_model
 from datasets.files import ROOT, UserError, show, write_atomically
 
@@ -91,7 +91,7 @@ class Run:
         self.settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
         self.device, why = choose_device(args.device)
         self.device, self.processes = distributed.local_device(self.device), distributed.processes
-        self.folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / self.name
+        self.folder = runs_folder(args.quick) / data / self.name
         self.checkpoint = self.folder / "checkpoint.pt"
         self.history, self.seconds, self.epoch_seconds, self.bar = [], 0.0, [], None
         self.commit, self.code = git_commit(), code_digest(self.script)

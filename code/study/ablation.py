@@ -28,9 +28,10 @@ import a3_vae_template as vae
 from common import cli
 from common.devices import facts
 from common.digest import code_digest
+from common.files import runs_folder
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import bmnist
-from datasets.files import ROOT, UserError, show
+from datasets.files import UserError, show
 from study import loops, race, registry, tables
 from study.train import SEEDS, call, data_at_hand
 
@@ -113,7 +114,7 @@ def measure(model, row, seed, args, data):
     run, epochs_option, cheap, rows = ROWS[model]
     entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
     name = f"ablation-{model}-{row}-{args.seconds:g}s-seed{seed}"
-    folder = ROOT / "runs" / ("quick" if args.quick else ".") / data / name
+    folder = runs_folder(args.quick) / data / name
     here = facts() | {"commit": git_commit()}
     if isinstance(options, tuple):
         return here | train_changed(options, seed, data, args.quick, args.seconds)
@@ -135,7 +136,7 @@ def main(args):
         raise UserError(f"{args.model} has no row {', '.join(sorted(unknown))}: choose from {', '.join(rows)}")
     entry = registry.get(run)
     data = data_at_hand([entry])[entry.kind]
-    path = ROOT / "runs" / ("quick" if args.quick else ".") / f"{args.model}-ablation.json"
+    path = runs_folder(args.quick) / f"{args.model}-ablation.json"
     table = registry.read_json(path)
     before = {row["name"]: row for row in table.get("rows", ())}
     if before and (table["data"], table["seconds"]) != (data, args.seconds):

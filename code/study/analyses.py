@@ -22,9 +22,10 @@ import a3_gan_template as gan_script
 import a3_nf_template as flow_script
 from common import cli, figures, models, quality
 from common.devices import choose_device
+from common.files import runs_folder
 from common.run import git_commit, read_results
 from datasets.bmnist import BINARY, bmnist
-from datasets.files import ROOT, UserError, show
+from datasets.files import UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import GREY, mnist
 from nets import multiscale
@@ -217,7 +218,7 @@ def analyse_once(folder):
 
 
 def main(args):
-    runs = ROOT / "runs" / "quick" if args.quick else ROOT / "runs"
+    runs = runs_folder(args.quick)
     for data in (*BINARY, *GREY):
         if (runs / data / args.run / "results.json").exists():
             return analyse(runs / data / args.run, args.data_root, args.bits)

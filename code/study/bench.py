@@ -28,8 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
 from common.devices import facts, fast_bf16
+from common.files import runs_folder
 from common.run import git_commit
-from datasets.files import ROOT, show
+from datasets.files import show
 from study import loops, registry, tables
 
 REPEATS = 5
@@ -141,7 +142,7 @@ def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
 
 
 def main(args):
-    results, path = machine(), ROOT / "runs" / "bench.json"
+    results, path = machine(), runs_folder() / "bench.json"
     print(f"{results['processor']}, {results['threads']} threads, torch {results['torch']}")
     rates = (f"{results[f'gflops_{kind}']:.0f} GFLOP/s in {kind}" for kind in ("float32", "bfloat16"))
     print(f"matrix products: {', '.join(rates)}")

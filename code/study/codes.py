@@ -17,9 +17,10 @@ import torch.nn.functional as F
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli, figures, models
+from common.files import runs_folder
 from common.run import git_commit
 from datasets.bmnist import BINARY, bmnist
-from datasets.files import ROOT, UserError, show
+from datasets.files import UserError, show
 from datasets.loading import TITLES
 from study import registry, tables
 from study.latent import fitted_gaussian
@@ -115,7 +116,7 @@ def main(args):
     x, labels = test.images.float(), test.labels
     features = {"pixels": x, f"{COMPONENTS} principal components": principal_components(x, COMPONENTS)}
     features |= {name: codes_of(found[name], x).detach() for name in NAMES if name in found}
-    folder = ROOT / "runs" / ("quick" if args.quick else ".") / "codes"
+    folder = runs_folder(args.quick) / "codes"
     folder.mkdir(parents=True, exist_ok=True)
     results = {
         name: {"title": registry.title(name), "dimensions": codes.shape[1], **accuracies(codes, labels)}

@@ -29,10 +29,10 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 import a3_gan_template as gan
 from common import cli, figures, models, quality
 from common.devices import autocast, choose_device, facts
-from common.files import load_state
+from common.files import load_state, runs_folder
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import BINARY, bmnist
-from datasets.files import ROOT, UserError, show
+from datasets.files import UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import registry, seeds, tables
@@ -241,7 +241,7 @@ def main(args):
         raise UserError("no finished run in runs/: first train one, for example with python code/a3_vae_template.py")
     if missing:
         print(f"Skipped, not finished: {', '.join(missing)}")
-    folder = ROOT / "runs" / ("quick" if args.quick else ".") / "comparison"
+    folder = runs_folder(args.quick) / "comparison"
     comparison, rows, paths = registry.read_json(folder / "comparison.json") if args.only else {}, {}, {}
     for entry, run in found.items():
         comparison[entry.name], samples, path = evaluate(entry, *run, args, device)

@@ -19,6 +19,7 @@ import torch
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from a3_vae_template import kl_per_dimension
 from common import cli, models, quality
+from common.files import runs_folder
 from datasets.bmnist import bmnist
 from datasets.files import ROOT, UserError, show, write_atomically
 from datasets.mnist import mnist
@@ -139,7 +140,7 @@ def results(user, quick):
     if user:
         finished = {entry.name: registry.finished(entry, quick) for entry in registry.RUNS}
         found = {run: pair[1] for run, pair in finished.items() if pair}
-        race = registry.read_json(ROOT / "runs" / ("quick" if quick else ".") / "race.json")
+        race = registry.read_json(runs_folder(quick) / "race.json")
     else:
         found, race = publish.results(), publish.read("race")
     header, rows = publish.rows(found)
@@ -204,7 +205,7 @@ def main(args):
     if "vae20" in loaded:
         content["dimensions"] = dimensions(loaded["vae20"], binary[0], binary[2])
     page = assemble(described, content).encode()
-    path = ROOT / "runs" / "page.html" if args.user else ROOT / "docs" / "index.html"
+    path = runs_folder() / "page.html" if args.user else ROOT / "docs" / "index.html"
     sizes = ", ".join(f"{name} {len(text) / 1e6:.2f}" for name, (_, text) in described.items())
     if len(page) > LARGEST and not args.user:
         raise UserError(f"the page would have {len(page) / 1e6:.1f} MB, more than 5 (weights in MB: {sizes})")

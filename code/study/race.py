@@ -35,10 +35,10 @@ import a3_vae_template as vae
 from common import cli, figures, quality
 from common.devices import facts
 from common.digest import code_digest
-from common.files import load_state, save_state
+from common.files import load_state, runs_folder, save_state
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import bmnist
-from datasets.files import ROOT, UserError, show
+from datasets.files import UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import loops, registry, tables
@@ -157,7 +157,7 @@ def plain(entry, seed, data, quick, folder, budget):
 
 def race(entry, seed, data, quick):
     """Both sides of one model and seed, with the conditions under which they were trained."""
-    folder = ROOT / "runs" / ("quick" if quick else ".") / data / f"race-{entry.name}-seed{seed}"
+    folder = runs_folder(quick) / data / f"race-{entry.name}-seed{seed}"
     conditions = {
         "data": data, **facts(),  # bfloat16: in our loops; the plain ones use float32
         "code": {"ours": code_digest(entry.script), "plain": code_digest("study/loops.py")},
@@ -216,7 +216,7 @@ def main(args):
         lines = {label: [pair[side]["curve"] for pair in models[name].values()] for side, label in sides}
         title = f"{registry.title(name)}\n{TITLES[about['data']]}"
         panels[title] = (lines, about["target"], tables.UNITS[about["metric"]])
-    path = ROOT / "runs" / ("quick" if args.quick else ".") / "race.json"
+    path = runs_folder(args.quick) / "race.json"
     registry.write_json(path, {"quick": args.quick, "summary": means, "models": models})
     figures.race(path.with_suffix(".pdf"), panels)
     print("\n" + tables.plain(*tables.race(means)) + "\n")

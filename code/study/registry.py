@@ -8,9 +8,10 @@ import json
 import shlex
 from dataclasses import dataclass
 
+from common.files import runs_folder
 from common.run import read_results
 from datasets.bmnist import BINARY
-from datasets.files import ROOT, UserError, show, write_atomically
+from datasets.files import UserError, show, write_atomically
 from datasets.mnist import GREY
 
 VAE, GAN, FLOW = "a3_vae_template.py", "a3_gan_template.py", "a3_nf_template.py"
@@ -144,7 +145,7 @@ def title(name):
 
 def finished(entry, quick=False):
     """(folder, results) of the finished run of this entry, on the preferred data available; None if there is none."""
-    runs = ROOT / "runs" / "quick" if quick else ROOT / "runs"
+    runs = runs_folder(quick)
     for data in entry.data:
         if results := read_results(runs / data / entry.name):
             return runs / data / entry.name, results

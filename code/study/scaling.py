@@ -28,8 +28,9 @@ import torch
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli, distributed
 from common.devices import CPU, fast_bf16, processor
+from common.files import runs_folder
 from common.run import git_commit
-from datasets.files import ROOT, Trouble, UserError, show
+from datasets.files import Trouble, UserError, show
 from study import loops, registry, tables
 
 NAMES = [name for name in loops.MODELS if name != "gan, template's nets"]
@@ -168,7 +169,7 @@ def main(args):
         return work(args)
     if distributed.launched:
         raise UserError("this script starts torchrun itself: start it with python")
-    results, path = measure(args), ROOT / "runs" / "scaling.json"
+    results, path = measure(args), runs_folder() / "scaling.json"
     print(f"{results['processor']}, torch {results['torch']}; images per second, share of the time in sums")
     print(tables.plain(HEADER, list(rows(results["models"]))))
     print("For GPUs: the estimated time of the sums of a step, not a measurement")

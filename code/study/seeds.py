@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
+from common.files import runs_folder
 from common.run import read_results
-from datasets.files import ROOT, UserError, show
+from datasets.files import UserError, show
 from study import registry
 from study.train import SEEDS, name_of
 
@@ -64,12 +65,12 @@ def summary(results):
 
 
 def main(args):
-    path = ROOT / "runs" / "seeds.json"
+    path = runs_folder() / "seeds.json"
     before, table = registry.read_json(path), {}
     for entry in registry.RUNS:
         if not entry.seeds:
             continue
-        folders = {seed: ROOT / "runs" / entry.data[0] / name_of(entry, seed) for seed in SEEDS}
+        folders = {seed: runs_folder() / entry.data[0] / name_of(entry, seed) for seed in SEEDS}
         found = [results for seed, folder in folders.items() if (results := read(folder, seed))]
         if len(found) < len(SEEDS):
             kept = "its earlier entry stays" if entry.name in before else "left out"

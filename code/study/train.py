@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
+from common.files import runs_folder
 from common.run import read_results
 from datasets import bmnist, loading, mnist
 from datasets.files import ROOT, Trouble, UserError, show
@@ -96,7 +97,7 @@ class Progress:
 
 
 def train(jobs, data, quick, published):
-    runs = ROOT / "runs" / ("quick" if quick else ".")
+    runs = runs_folder(quick)
     progress = Progress(sum(entry.seconds for entry, _ in jobs))
     for entry, seed in jobs:
         name, before = name_of(entry, seed), progress.done
