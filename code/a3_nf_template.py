@@ -37,7 +37,7 @@ TARGET = 1.85  # bits per dimension, to be reached in Question 3.8
 # default options of each architecture
 DEFAULTS = {
     "template": {
-        "epochs": 40, "flows": 4, "hidden": 512, "batch_size": 256, "lr": 1.5e-3, "weight_decay": 0.02, "shift": 1,
+        "epochs": 40, "flows": 4, "hidden": 512, "batch_size": 256, "lr": 1e-3, "weight_decay": 0.02, "shift": 1,
         "mix": "permute", "dequantize": "uniform", "components": 0, "muon": 0.0, "alpha": 1e-3,
     },
     "multiscale": {
