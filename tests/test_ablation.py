@@ -8,6 +8,7 @@ import torch
 
 from a3_vae_template import VAE
 from common import files
+from common.run import settings_of
 from datasets.files import UserError
 from datasets.loading import Batches
 from study import ablation, loops, registry, tables
@@ -26,7 +27,9 @@ def place(tmp_path, monkeypatch):
         epochs = int(command[command.index(option) + 1])
         seed = int(command[command.index("--seed") + 1]) if "--seed" in command else 42
         final = {registry.get("nf").seeds: 1.5 + seed / 1000}
-        results = {"final": final, "settings": {}, "seconds": 7.0 * epochs, "seed": seed, "quick": False, "code": "now"}
+        settings = settings_of(registry.module(registry.FLOW).parse_args(command[1:]))
+        results = {"final": final, "seconds": 7.0 * epochs, "seed": seed, "quick": False, "code": "now"}
+        results["settings"] = settings
         there = {"processor": "P", "threads": 1, "torch": "2.99", "bfloat16": False, "commit": "c"}
         (log.parent / "results.json").write_text(json.dumps(results | there))
 
@@ -80,9 +83,10 @@ def test_a_row_names_the_machine_of_its_runs_and_refuses_other_code(place):
     path.write_text(json.dumps(results | {"threads": 2}))
     with pytest.raises(UserError, match="row ours were trained with other threads"):
         run("--seconds", "60", "--seeds", "42", "43", "--only", "ours")
-    path.write_text(json.dumps(results | {"code": "older"}))
-    with pytest.raises(UserError, match="seed43 was made by other code"):
-        run("--seconds", "60", "--seeds", "43", "--only", "ours")
+    for change in ({"code": "older"}, {"settings": results["settings"] | {"alpha": 0.3}}):
+        path.write_text(json.dumps(results | change))
+        with pytest.raises(UserError, match="seed43 was made by other code or with other settings"):
+            run("--seconds", "60", "--seeds", "43", "--only", "ours")
 
 
 def test_short_budgets_still_train_an_epoch():

@@ -371,11 +371,16 @@ def test_a_run_is_not_published_beside_the_comparison_of_an_older_one(place, cap
     assert json.loads((place / "report" / "results" / "gan.json").read_text())["seconds"] == 9.0
 
 
-def test_results_of_older_code_are_listed(place, capsys):
+def test_results_of_older_code_or_with_other_settings_are_listed(place, capsys):
     path = place / "report" / "results" / "nf.json"
     result = json.loads(path.read_text())
-    for code, listed in (("0" * 16, True), (code_digest(registry.FLOW), False)):
-        path.write_text(json.dumps(result | {"code": code}))
+    code, settings = code_digest(registry.FLOW), registry.settings(registry.get("nf"))
+    for change, listed in (
+        ({"code": "0" * 16, "settings": settings}, True),
+        ({"code": code, "settings": settings | {"lr": 0.5}}, True),
+        ({"code": code, "settings": settings}, False),
+    ):
+        path.write_text(json.dumps(result | change))
         publish_all("--stale")
         assert ("nf: stale, made by" in capsys.readouterr().out) == listed
 

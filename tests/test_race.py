@@ -263,7 +263,9 @@ def test_finished_parts_are_kept_and_the_result_has_what_was_asked_for(place, ca
     assert {name: list(pairs) for name, pairs in result["models"].items()} == {"nf": ["42", "43"], "gan": ["42", "43"]}
     assert result["summary"]["nf"]["plain"]["after"] == 1.5
     both = result["models"]["gan"]["43"]
-    assert both.keys() == {"data", "processor", "threads", "torch", "bfloat16", "code", "commit", "ours", "plain"}
+    conditions = {"data", "processor", "threads", "torch", "bfloat16", "code", "settings", "commit"}
+    assert both.keys() == {*conditions, "ours", "plain"}
+    assert both["settings"]["seed"] == 43
     assert both["threads"] == torch.get_num_threads()
     assert both["code"] == {"ours": "digest of a3_gan_template.py", "plain": "digest of study/loops.py"}
     assert (runs / "race.pdf").stat().st_size > 2000

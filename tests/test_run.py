@@ -17,7 +17,7 @@ import torch
 
 from common import cli, files, models, run
 from common.devices import choose_device
-from common.digest import code_digest, files_of, plain, without_docstrings
+from common.digest import code_digest, compared, files_of, plain
 from conftest import ROOT, is_one_line
 from datasets.files import UserError, show
 
@@ -377,10 +377,15 @@ def test_paths_are_shown_as_a_user_would_type_them(tmp_path, monkeypatch):
 def test_the_code_digest_changes_with_code_and_not_with_layout_or_comments():
     import ast
 
-    digest = lambda text: plain(without_docstrings(ast.parse(text)))
+    digest = lambda text: plain(compared(ast.parse(text)))
     first = digest('"""Doc."""\ndef f(a, b=1):\n    """What."""\n    return a + b  # sum\n')
     assert first == digest("def f(\n    a,\n    b=1,\n):\n    return (a + b)\n")
-    for other in ("def f(a, b=2):\n    return a + b\n", "def f(a, b=1):\n    return a - b\n"):
+    assert first == digest("DEFAULTS = {'lr': 0.1}\ndef f(a, b=1):\n    return a + b\n")
+    for other in (
+        "X = 1\ndef f(a, b=1):\n    return a + b\n",
+        "def f(a, b=2):\n    return a + b\n",
+        "def f(a, b=1):\n    return a - b\n",
+    ):
         assert digest(other) != first
     names = {path.relative_to(ROOT).as_posix() for path in files_of("beyond/vae_family.py")}
     for needed in ("code/beyond/vae_family.py", "code/beyond/autoregressive.py", "code/a3_vae_template.py",

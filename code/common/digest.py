@@ -1,7 +1,8 @@
 """A digest of the code that determines a run's numbers. A different digest means that the code has changed.
 
 It covers the script and all its direct and indirect imports from the three scripts, nets, beyond, datasets and
-common/quality. It is computed from syntax trees, so comments, docstrings and formatting do not change it.
+common/quality. It is computed from syntax trees, so comments, docstrings and formatting do not change it. Neither does
+DEFAULTS, the table of the options' default values: the values that a run used are among its settings.
 """
 
 import ast
@@ -29,7 +30,13 @@ def imported(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def without_docstrings(tree):
+def is_defaults(node):
+    return isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["DEFAULTS"]
+
+
+def compared(tree):
+    """The syntax tree without docstrings and DEFAULTS."""
+    tree.body = [node for node in tree.body if not is_defaults(node)]
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
@@ -56,5 +63,5 @@ def files_of(script):
 
 
 def code_digest(script):
-    trees = [plain(without_docstrings(ast.parse(path.read_text()))) for path in files_of(script)]
+    trees = [plain(compared(ast.parse(path.read_text()))) for path in files_of(script)]
     return hashlib.sha256(repr(trees).encode()).hexdigest()[:16]

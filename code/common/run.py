@@ -46,6 +46,11 @@ def git_commit():
         return subprocess.run(call, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
 
+def settings_of(args):
+    """The options that determine a run's numbers."""
+    return {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
+
+
 def seed_epoch(seed, epoch):
     """Set the random seed for an epoch; the evaluation on the test split counts as one more epoch."""
     torch.manual_seed(1_000_003 * seed + epoch)
@@ -88,7 +93,7 @@ class Run:
         self.name = args.name or name
         if Path(self.name).name != self.name or self.name in (".", ".."):
             raise UserError(f"--name {self.name}: must be a name, not a path")
-        self.settings = {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
+        self.settings = settings_of(args)
         self.device, why = choose_device(args.device)
         self.device, self.processes = distributed.local_device(self.device), distributed.processes
         self.folder = runs_folder(args.quick) / data / self.name

@@ -29,7 +29,7 @@ from common import cli
 from common.devices import facts
 from common.digest import code_digest
 from common.files import runs_folder
-from common.run import git_commit, read_results, seed_epoch
+from common.run import git_commit, read_results, seed_epoch, settings_of
 from datasets.bmnist import bmnist
 from datasets.files import UserError, show
 from study import loops, race, registry, tables
@@ -71,13 +71,13 @@ FACTS = ("processor", "threads", "torch", "bfloat16")  # the same for all seeds 
 def train(entry, options, folder, quick):
     """The results of a run of the script; it is trained, or resumed, if it is not finished."""
     folder.mkdir(parents=True, exist_ok=True)
+    words = [*options.split(), *["--quick"] * quick]
     if not read_results(folder):
-        words = [f"code/{entry.script}", "--data", folder.parent.name, "--name", folder.name]
-        words += ["--device", "cpu", "--resume"]  # as the plain loop
-        call([*words, *options.split(), *["--quick"] * quick], folder / "log.txt")
-    results = read_results(folder)
-    if results["code"] != code_digest(entry.script):
-        raise UserError(f"{show(folder)} was made by other code: delete it to train it again")
+        where = ["--data", folder.parent.name, "--name", folder.name, "--device", "cpu"]  # as the plain loop
+        call([f"code/{entry.script}", *where, "--resume", *words], folder / "log.txt")
+    results, settings = read_results(folder), settings_of(registry.module(entry.script).parse_args(words))
+    if (results["code"], results["settings"]) != (code_digest(entry.script), settings):
+        raise UserError(f"{show(folder)} was made by other code or with other settings: delete it to train it again")
     return results
 
 

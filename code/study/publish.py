@@ -2,13 +2,14 @@
 
     python code/study/publish.py            same as `make publish`
     python code/study/publish.py --table    only update the pages, from report/results
-    python code/study/publish.py --stale    list published results that were made by an older version of the code
+    python code/study/publish.py --stale    list published results that were made by older code or with other settings
 
 All checks come before the first change.
 """
 
 import functools
 import io
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -414,21 +415,25 @@ def write_generated():
 
 
 def stale():
-    """The published runs, and sides of the race, that were made by an older version of the code."""
+    """The published runs, and pairs of the race, whose code or settings have changed since."""
     digest = functools.cache(code_digest)
-    raced = [
-        f"race, {run}, seed {seed}"
-        for run, pairs in read("race").get("models", {}).items()
-        for seed, pair in pairs.items()
-        if pair["code"] != {"ours": digest(registry.get(run).script), "plain": digest("study/loops.py")}
-    ]
-    return [run for run, result in results().items() if result["code"] != digest(result["script"])] + raced
+    for run, result in results().items():
+        entry = registry.get(run)
+        settings = registry.settings(entry, *shlex.split(entry.publishing))
+        if (result["code"], result["settings"]) != (digest(entry.script), settings):
+            yield run
+    for run, pairs in read("race").get("models", {}).items():
+        entry = registry.get(run)
+        for seed, pair in pairs.items():
+            code = {"ours": digest(entry.script), "plain": digest("study/loops.py")}
+            if (pair["code"], pair.get("settings")) != (code, registry.settings(entry, "--seed", seed)):
+                yield f"race, {run}, seed {seed}"
 
 
 def main(args):
     if args.stale:
         for run in stale():
-            print(f"{run}: stale, made by an older version of the code")
+            print(f"{run}: stale, made by older code or with other settings")
         return
     if not args.table:
         runs = runs_to_publish()

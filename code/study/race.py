@@ -123,11 +123,14 @@ def train_plain(loop, budget, curve, judge, save):
         loop.epoch()
 
 
+def options(entry, seed, data, quick):
+    return [*(entry.short.split() if data.startswith("glyphs") else ()), *["--quick"] * quick, "--seed", str(seed)]
+
+
 def ours(entry, seed, data, quick, folder):
     """{seconds, curve} of the script's run. It is trained, or resumed, if it is not finished."""
     if not read_results(folder):
-        more = [*(entry.short.split() if data.startswith("glyphs") else ()), *["--quick"] * quick]
-        more += ["--name", folder.name, "--seed", str(seed), "--device", "cpu", "--resume"]
+        more = [*options(entry, seed, data, quick), "--name", folder.name, "--device", "cpu", "--resume"]
         call(entry.command(*more, data=data), folder / "log.txt")
     results = read_results(folder)
     seconds = itertools.accumulate(results["epoch_seconds"])
@@ -161,6 +164,7 @@ def race(entry, seed, data, quick):
     conditions = {
         "data": data, **facts(),  # bfloat16: in our loops; the plain ones use float32
         "code": {"ours": code_digest(entry.script), "plain": code_digest("study/loops.py")},
+        "settings": registry.settings(entry, *options(entry, seed, data, quick)),
     }  # fmt: skip
     pair = registry.read_json(folder / "race.json") or {**conditions, "commit": git_commit()}
     if different := [key for key, value in conditions.items() if pair.get(key) != value]:

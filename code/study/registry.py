@@ -9,7 +9,7 @@ import shlex
 from dataclasses import dataclass
 
 from common.files import runs_folder
-from common.run import read_results
+from common.run import read_results, settings_of
 from datasets.bmnist import BINARY
 from datasets.files import UserError, show, write_atomically
 from datasets.mnist import GREY
@@ -136,6 +136,11 @@ def get(name):
 def module(script):
     """The module of a script. Every script has load(path); those that draw images also have draw(model, n)."""
     return importlib.import_module(script.removesuffix(".py").replace("/", "."))
+
+
+def settings(entry, *more):
+    """The settings that a run of this entry would have now, with the scripts' current default values."""
+    return settings_of(module(entry.script).parse_args(entry.command(*more)[1:]))
 
 
 def title(name):
