@@ -11,7 +11,7 @@ one dequantisation sample per image and 1.52 with eight. With bfloat16 instructi
 after 1932 s; with --hidden 64 --flows 8 --epochs 36: 1.01 and 1.00 after 11699 s. The test split is evaluated once,
 after training.
 
-Changes to the template: 512 hidden units instead of 1024, SiLU, a one-cycle learning rate with a peak of 0.0015, and a
+Changes to the template: 512 hidden units instead of 1024, SiLU, a one-cycle learning rate with a peak of 0.001, and a
 larger alpha in the logit transform. docs/flow.md explains them.
 """
 
