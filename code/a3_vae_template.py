@@ -66,7 +66,7 @@ class Decoder(nn.Module):
 
 
 def softplus(x):
-    """log(1 + exp(x)). Torch's own function uses log1p, which takes several times as long on a CPU."""
+    """log(1 + exp(x)), without the log1p of torch's own function, which is slow on some CPUs."""
     return x.clamp_min(0) + torch.log(1 + torch.exp(-x.abs()))
 
 

@@ -146,7 +146,7 @@ def message_for(error):
         return f"{file}{reason}; {advice} and try again; {how_to_resume()}", 1
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
         return f"out of memory: try a smaller model or batch size; {how_to_resume()}", 1
-    if hasattr(error, "exit_status"):
+    if isinstance(error, UserError):
         return str(error), error.exit_status
 
 

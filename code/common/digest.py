@@ -3,6 +3,9 @@
 It covers the script and all its direct and indirect imports from the three scripts, nets, beyond, datasets and
 common/quality. It is computed from syntax trees, so comments, docstrings and formatting do not change it. Neither does
 DEFAULTS, the table of the options' default values: the values that a run used are among its settings.
+
+The rest of common/ is not covered. After a change of the schedule or the seeds in run.py, of distributed.py or of
+devices.py that changes numbers, repeat all runs.
 """
 
 import ast

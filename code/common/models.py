@@ -52,14 +52,17 @@ def picture_path(path, n):
     """The file for samples of a model: next to the model file, or in runs/ for published weights."""
     if path.resolve().parent != PUBLISHED.resolve():
         return path.with_name(f"samples-{n}.png")
-    print(f"There is no run of this name, so the published weights {show(path)} are used")
     runs_folder().mkdir(exist_ok=True)
     return runs_folder() / f"{path.stem}-samples-{n}.png"
 
 
 def draw_samples(args, name, data_names, load, draw):
     """--sample N: save a grid of samples from a trained model. `draw(model, n)` returns n images in 0..1."""
-    path = Path(args.weights) if args.weights else find_model(args.name or name, data_names, args.quick)
+    names = data_names if args.data == "auto" else [args.data]
+    published = args.data in ("auto", "mnist", "bmnist")  # published weights are those of MNIST
+    path = Path(args.weights) if args.weights else find_model(args.name or name, names, args.quick, published)
+    if not args.weights and path.parent == PUBLISHED:
+        print(f"There is no run of this name, so the published weights {show(path)} are used")
     model = load(path)
     torch.manual_seed(args.seed)
     target = picture_path(path, args.sample)

@@ -196,7 +196,7 @@ class Run:
 
     def saved_epoch(self):
         """The last epoch in metrics.csv; None if there is none."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, IndexError):
             return int((self.folder / "metrics.csv").read_text().splitlines()[-1].split(",")[0])
 
     def record(self, epoch, **metrics):

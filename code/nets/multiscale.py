@@ -164,12 +164,14 @@ class Coupling(nn.Module):
         self.components, changed = components, channels // 2
         self.nn = Net(channels // 2, changed * (2 + 3 * components), n_hidden)
         if components:  # different at the start, because components that are alike would stay alike
+            # a view: the next line changes the bias
             means = self.nn.last.bias.data.view(2 + 3 * components, changed)[2 + components : 2 + 2 * components]
             means += torch.linspace(-2, 2, components).unsqueeze(1)
 
     def forward(self, z, ldj, reverse=False):
         kept, changed = z.chunk(2, dim=1)  # each [B, C / 2, H, W]
         parameters = self.nn(kept).unflatten(1, (-1, changed.shape[1]))  # [B, 2 + 3 K, C / 2, H, W]
+        # without components, the three parts of the mixture are empty
         log_scale, shift, *mixture = parameters.split([1, 1, *3 * [self.components]], dim=1)
         log_scale, shift = torch.tanh(log_scale.squeeze(1)), shift.squeeze(1)  # each [B, C / 2, H, W]
         mixture[2] = mixture[2].clamp_min(MIN_LOG_SCALE)  # logits, mean, log_scale, each [B, K, C / 2, H, W]
@@ -189,8 +191,8 @@ class Coupling(nn.Module):
 class Flow(nn.Module):
     """Each level: squeeze, n_flows steps of (ActNorm, mix, coupling layer), then half of the channels is factored out.
 
-    One more coupling layer transforms the factored-out half before it gets its standard normal prior. This equals a
-    Gaussian prior whose mean and scale depend on the other half. The last level factors out nothing."""
+    One more coupling layer transforms the factored-out half before it gets its standard normal prior. If it is affine,
+    this equals a Gaussian prior whose mean and scale depend on the other half. The last level factors out nothing."""
 
     def __init__(self, shape, n_flows=6, n_hidden=64, mix="permute", components=0, levels=2):
         super().__init__()
@@ -236,7 +238,7 @@ class Flow(nn.Module):
         return z.flatten(1), ldj
 
     def sizes(self):
-        """The number of latent variables of each level, the finest first."""
+        """The number of latent variables of each level, the finest first: [392, 392] for 784 pixels and two levels."""
         pixels, levels = self.side**2, len(self.levels)
         return [pixels >> min(level, levels - 1) for level in range(1, levels + 1)]
 

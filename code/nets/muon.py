@@ -25,7 +25,7 @@ def orthogonalized(matrices, steps=5):
 
 class Muon(torch.optim.AdamW):
     """`hidden`: the parameters for Muon, with their own learning rate and weight decay. Each is read as a matrix
-    [outputs, inputs]."""
+    [outputs, inputs]. Without any, this is AdamW."""
 
     def __init__(self, parameters, lr, hidden, hidden_lr, hidden_decay=0.0, **options):
         hidden = list(hidden)

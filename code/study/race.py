@@ -143,15 +143,18 @@ def plain(entry, seed, data, quick, folder, budget):
     torch.manual_seed(seed)
     loop, judge = plain_side(entry, data, quick)
     path, parts, curve = folder / "plain.pt", [*loop.nets, *loop.optimizers], []
+    made = {"code": code_digest("study/loops.py"), **facts()}
     if path.exists():
         state = load_state(path)
+        if state.get("made") != made:
+            raise UserError(f"{show(path)} was made by other code or on another machine: delete it to train again")
         curve = state["curve"]
         for part, saved in zip(parts, state["parts"]):
             part.load_state_dict(saved)
         seed_epoch(seed, len(curve))
 
     def save():
-        save_state(path, {"parts": [part.state_dict() for part in parts], "curve": curve})
+        save_state(path, {"made": made, "parts": [part.state_dict() for part in parts], "curve": curve})
         print(f"{curve[-1][0]:9.1f} s  {curve[-1][1]:.4g} {tables.UNITS[entry.seeds]}", flush=True)
 
     train_plain(loop, budget, curve, judge, save)
