@@ -170,6 +170,8 @@ GROUPS = {
     ("code/common/models.py", "test_run"): [
         ("models: published weights first", 'for path in [*(runs / data / name / "model.pt" for data in data_names), *[PUBLISHED / f"{name}.pt"] * published]', 'for path in [*[PUBLISHED / f"{name}.pt"] * published, *(runs / data / name / "model.pt" for data in data_names)]'),
         ("models: worst data first", "for data in data_names), *[PUBLISHED", "for data in reversed(data_names)), *[PUBLISHED"),
+        ("models: --sample ignores --data", 'data_names if args.data == "auto" else [args.data]', "data_names"),
+        ("models: published weights for any data", 'published = args.data in ("auto", "mnist", "bmnist")', "published = True"),
         ("models: published weights always accepted", '*[PUBLISHED / f"{name}.pt"] * published]', 'PUBLISHED / f"{name}.pt"]'),
     ],
     ("datasets/files.py", "test_run"): [("files: checksum ignored", "if hashlib.sha256(data[:-32]).digest() != data[-32:]", "if not data")],
@@ -231,6 +233,7 @@ GROUPS = {
         ("race: the batch before the step", "            yield batch  # the loop makes its step before it asks for the next batch\n", "            yield batch\n            yield batch\n"),
         ("race: a resumed loop starts with a new clock", "Clock(curve[-1][0] if curve else 0.0)", "Clock()"),
         ("race: lower bounds are better", "value >= target if higher else value <= target", "value <= target"),
+        ("race: the plain loop's checkpoint of other code accepted", 'if state.get("made") != made:', "if False:"),
         ("race: targets on glyphs", "if quick or data not in REAL:", "if quick:"),
     ],
     ("code/study/latent.py", "test_analyses"): [

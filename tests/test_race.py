@@ -120,6 +120,9 @@ def test_an_interrupted_plain_loop_goes_on_from_its_last_measurement(clock, tmp_
     steps = [n for _, n in result["curve"]]
     assert steps == sorted(set(steps))
     assert race.plain(entry, 1, "mnist", False, tmp_path, 90.0) == result  # killed after the last measurement
+    monkeypatch.setattr(race, "code_digest", lambda script: "other code")
+    with pytest.raises(UserError, match="was made by other code"):
+        race.plain(entry, 1, "mnist", False, tmp_path, 90.0)
 
 
 @pytest.mark.parametrize(("name", "data"), [("vae-z20", "glyphs-binary"), ("nf", "glyphs")])

@@ -86,6 +86,8 @@ def test_samples_are_drawn_from_the_model_file_without_training(whole, checkout)
     assert f"runs/{FOLDER[script]}/{folder.name}/samples-9.png" in done.stdout
     assert (folder / "samples-9.png").stat().st_size > 500
     checkout.run(script, "--sample", "9", "--weights", folder / "checkpoint.pt", status=2)
+    other = DATA[script].replace("glyphs", "kmnist").replace("-binary", "-binarised")
+    checkout.run(script, "--quick", "--name", folder.name, "--sample", "9", "--data", other, status=2)
 
 
 def test_published_weights_are_used_where_there_is_no_run(vae, checkout):
@@ -94,9 +96,19 @@ def test_published_weights_are_used_where_there_is_no_run(vae, checkout):
     published.mkdir(parents=True, exist_ok=True)
     (published / "vae-z20.pt").write_bytes((folder / "model.pt").read_bytes())
     done = checkout.run("a3_vae_template.py", "--sample", "4")
+    other = checkout.run("a3_vae_template.py", "--sample", "4", "--data", "glyphs-binary", status=2)
+    named = checkout.run("a3_vae_template.py", "--sample", "4", "--weights", "report/models/vae-z20.pt")
     (published / "vae-z20.pt").unlink()
     assert "the published weights report/models/vae-z20.pt are used" in done.stdout
     assert (checkout.folder / "runs" / "vae-z20-samples-4.png").exists()
+    assert "no trained model vae-z20" in other.stderr  # published weights are those of MNIST
+    assert "published weights" not in named.stdout
+
+
+def test_weights_without_sample_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("a3_vae_template").parse_args(["--weights", "model.pt"])
+    assert "--weights needs --sample N" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_alone_and_fresh_makes_it_again(vae, checkout):

@@ -40,7 +40,10 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else args
-        return super().parse_known_args([self.spelling(word) for word in words], namespace)
+        args, rest = super().parse_known_args([self.spelling(word) for word in words], namespace)
+        if getattr(args, "weights", None) and not args.sample:
+            self.error("--weights needs --sample N: it names the model to sample from")
+        return args, rest
 
     def spelling(self, word):
         name, equals, value = word.partition("=")

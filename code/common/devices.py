@@ -79,7 +79,7 @@ def processor(device):
 def facts(device=CPU):
     """What a result depends on besides code, data and seed."""
     return {
-        "processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "processor": processor(device), "threads": torch.get_num_threads(), "torch": str(torch.__version__),
         "bfloat16": fast_bf16(device.type),
     }  # fmt: skip
 
