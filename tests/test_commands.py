@@ -31,7 +31,7 @@ def printed_commands():
 def test_every_printed_command_parses(script, words):
     assert script in SCRIPTS
     args = importlib.import_module(script.replace("/", ".")).parse_args(list(words))
-    known = {entry.name for entry in registry.RUNS} | {"nf-wide", "NAME"}  # and two examples
+    known = {entry.name for entry in registry.RUNS} | {"nf-wide", "nf-multiscale-wide", "NAME"}  # and examples
     if script == "study/train":
         assert set(args.runs) <= known
     if script == "study/ablation":

@@ -32,11 +32,11 @@ PARTS = ["app.js", "plane.js", "draw.js", "dimensions.js", "gan.js", "flow.js", 
 MODELS = {
     "vae2": ("vae-z2", "vae", 48),
     "vae20": ("vae-z20", "vae", 48),
-    "gan": ("gan", "gan", 48),
+    "gan": ("gan", "gan", 53),
     "flow": ("nf-multiscale", "flow", 1024),
-    "pixelcnn": ("pixelcnn", "pixelcnn", 64),
+    "pixelcnn": ("pixelcnn", "pixelcnn", 48),
 }
-CLASSIFIER_PRECISION = 48
+CLASSIFIER_PRECISION = 40
 LARGEST = 5e6  # bytes of the published page
 CURVES = {
     "elbo": "bound, nats", "bpd": "bits per dimension", "log_px": "log p(x), nats", "frechet_val": "Fréchet distance",
