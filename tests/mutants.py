@@ -171,7 +171,7 @@ GROUPS = {
         ("models: published weights first", 'for path in [*(runs / data / name / "model.pt" for data in data_names), *[PUBLISHED / f"{name}.pt"] * published]', 'for path in [*[PUBLISHED / f"{name}.pt"] * published, *(runs / data / name / "model.pt" for data in data_names)]'),
         ("models: worst data first", "for data in data_names), *[PUBLISHED", "for data in reversed(data_names)), *[PUBLISHED"),
         ("models: --sample ignores --data", 'data_names if args.data == "auto" else [args.data]', "data_names"),
-        ("models: published weights for any data", 'published = args.data in ("auto", "mnist", "bmnist")', "published = True"),
+        ("models: published weights for any data", 'published = args.data in ("auto", *REAL)', "published = True"),
         ("models: published weights always accepted", '*[PUBLISHED / f"{name}.pt"] * published]', 'PUBLISHED / f"{name}.pt"]'),
     ],
     ("datasets/files.py", "test_run"): [("files: checksum ignored", "if hashlib.sha256(data[:-32]).digest() != data[-32:]", "if not data")],

@@ -10,6 +10,7 @@ from common.files import load_state, load_weights, runs_folder, save_state
 from datasets.files import ROOT, UserError, show
 
 PUBLISHED = ROOT / "report" / "models"
+REAL = ("mnist", "bmnist")  # the data of published models and results
 
 
 def save_model(path, script, sizes, state):
@@ -59,7 +60,7 @@ def picture_path(path, n):
 def draw_samples(args, name, data_names, load, draw):
     """--sample N: save a grid of samples from a trained model. `draw(model, n)` returns n images in 0..1."""
     names = data_names if args.data == "auto" else [args.data]
-    published = args.data in ("auto", "mnist", "bmnist")  # published weights are those of MNIST
+    published = args.data in ("auto", *REAL)
     path = Path(args.weights) if args.weights else find_model(args.name or name, names, args.quick, published)
     if not args.weights and path.parent == PUBLISHED:
         print(f"There is no run of this name, so the published weights {show(path)} are used")

@@ -20,13 +20,12 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from common import cli
 from common.digest import code_digest
 from common.files import load_state, save_state
-from common.models import model_file
+from common.models import REAL, model_file
 from common.run import read_results
 from datasets.files import ROOT, UserError, show
 from study import registry, tables
 
 RUNS, REPORT = ROOT / "runs", ROOT / "report"
-REAL = ("mnist", "bmnist")
 LARGEST_WEIGHTS = 4e6  # bytes
 BEGIN, END = "<!-- {}: written by make publish -->", "<!-- end of {} -->"
 FULLY_CONNECTED = "1.89 (MAF)"

@@ -36,13 +36,13 @@ from common import cli, figures, quality
 from common.devices import facts
 from common.digest import code_digest
 from common.files import load_state, runs_folder, save_state
+from common.models import REAL
 from common.run import git_commit, read_results, seed_epoch
 from datasets.bmnist import bmnist
 from datasets.files import UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import loops, registry, tables
-from study.publish import REAL
 from study.train import SEEDS, call, data_at_hand
 
 RUNS = {"vae": "vae-z20", "gan": "gan", "flow": "nf"}  # name on the command line: run of the registry
