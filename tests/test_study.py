@@ -91,14 +91,16 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
     summary = json.loads((made_up.parents[1] / "seeds.json").read_text())["nf-made-up"]
     assert summary["seeds"] == [42, 43, 44]
     value = f"{summary['val_bpd']['values'][0]:.3f}"
-    assert f"| A made-up flow | {value} ± 0.000 bits per dimension | 42, 43, 44 |" in publish.over_seeds(
-        {"nf-made-up": summary}
+    assert f"| A made-up flow | validation, bits per dimension | **{value}** ± 0.000 | 42, 43, 44 |" in (
+        publish.over_seeds({"nf-made-up": summary})
     )
     # tables, publishing, the report
     comparison = {"nf-made-up": json.loads((ROOT / "report" / "results" / "comparison.json").read_text())["nf"]}
     assert tables.cost(comparison)[1][0][0] == "A made-up flow"
     result = json.loads((made_up / "results.json").read_text())
-    assert f"| A made-up flow | validation, bits per dimension | **{value}** |" in publish.table({"nf-made-up": result})
+    assert f"| A made-up flow (`nf-made-up`) | validation, bits per dimension | **{value}** |" in (
+        publish.table({"nf-made-up": result})
+    )
     monkeypatch.setattr(publish, "load_state", lambda path: None)
     (made_up / "model.pt").write_bytes(b"")
     assert (MADE_UP, made_up) in publish.runs_to_publish()

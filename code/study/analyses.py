@@ -29,7 +29,7 @@ from datasets.files import UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import GREY, mnist
 from nets import multiscale
-from study import latent, registry
+from study import charts, latent, registry
 
 
 class Finished:
@@ -85,7 +85,7 @@ def gan_gradients(run, title, train, steps=300, rejected=0.05):
             for weight, gradient in zip(weights, gradients[0]):
                 weight.grad = gradient
             optimizer_G.step()
-    figures.generator_losses(run.figure("gradients.pdf"), norms, odds, title)
+    charts.generator_losses(run.figure("gradients.pdf"), norms, odds, title)
     rejecting = [step for step, score in enumerate(scores) if score < rejected]
     median = lambda values: statistics.median(values[step] for step in rejecting) if rejecting else None
     saturating, other = norms.values()
@@ -104,7 +104,7 @@ def gan(run, title, generator, train, val, test):
     shares = lambda classes: (torch.bincount(classes.cpu(), minlength=10) / len(classes)).tolist()
     classes = {"samples": shares(quality.classify(classifier, samples)[1].argmax(1))}
     classes["training images"] = shares(train.labels)
-    figures.bars(run.figure("classes.pdf"), classes, f"{title}: classes of 10,000 samples", "digit", "share")
+    charts.bars(run.figure("classes.pdf"), classes, f"{title}: classes of 10,000 samples", "digit", "share")
     save_neighbours(run, title, samples[:10], train)
     if run.folder.name != "gan":
         return {}

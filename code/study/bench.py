@@ -150,7 +150,7 @@ def main(args):
     for model in loops.MODELS:
         print(f"{model} ...", flush=True)
         results["models"][model] = compare(model, results)
-    print(tables.plain(*tables.bench(results["models"])) + "\n")
+    print("\n\n".join(tables.plain(*table) for table in tables.bench(results["models"])) + "\n")
     registry.write_json(path, results)
     print(f"Files:  {show(path)}")
 

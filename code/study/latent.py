@@ -12,6 +12,7 @@ from a3_nf_template import log_prior
 from a3_vae_template import kl_per_dimension, softplus
 from beyond.vae_family import log_likelihood
 from common import figures
+from study import charts
 
 plt = figures.plt
 
@@ -30,7 +31,7 @@ def two_dimensions(run, title, model, val, test):
     """D = 2: the codes of test images, coloured by digit, and what `posteriors` measures on validation images."""
     places = 100 * torch.special.ndtr(model.encoder(test.images.float())[0])  # percentiles, as in the manifold's grid
     names = "percentile of $z_1$", "percentile of $z_2$"
-    figures.scatter(run.figure("codes.pdf"), places.cpu(), test.labels.cpu(), "means of q(z|x)", *names, (-3, 103))
+    charts.scatter(run.figure("codes.pdf"), places.cpu(), test.labels.cpu(), "means of q(z|x)", *names, (-3, 103))
     return posteriors(run, title, model, val)
 
 
@@ -145,7 +146,7 @@ def posteriors(run, title, model, val, n_images=1000):
     with torch.enable_grad():
         best = optimised_bound(on_plane, line, mean, std, steps)
     gaps = {"approximation": log_px - best, "amortisation": best - bound}
-    figures.gaps(run.figure("gaps.pdf"), {f"{name} gap": gap.cpu() for name, gap in gaps.items()}, title)
+    charts.gaps(run.figure("gaps.pdf"), {f"{name} gap": gap.cpu() for name, gap in gaps.items()}, title)
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -166,7 +167,7 @@ def posteriors(run, title, model, val, n_images=1000):
         {"density": (fine[j] - fine[j].max()).exp().cpu(), "mean": mean[i].cpu(), "std": std[i].cpu(),
          "image": x[i].view(28, 28).cpu()} for j, i in enumerate(chosen)
     ]  # fmt: skip
-    figures.densities(run.figure("posteriors.pdf"), line.cpu(), shapes, title)
+    charts.densities(run.figure("posteriors.pdf"), line.cpu(), shapes, title)
     worst = gaps["amortisation"].sort(descending=True)[0]
     return {
         "quadrature_images": n_images, "quadrature_log_px": float(log_px.mean()),

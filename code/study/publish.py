@@ -31,22 +31,21 @@ BEGIN, END = "<!-- {}: written by make publish -->", "<!-- end of {} -->"
 FULLY_CONNECTED = "1.89 (MAF)"
 CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow), 1.020 (UvA tutorial 11), 0.99 (FFJORD)"
 PIXELCNN = "-81.30 (PixelCNN), -79.20 (Diagonal BiLSTM)"
-# results of others, by run and metric: (course threshold, best public solution, literature); sources: docs/results.md
+# results of others, by run and metric: (best public solution, literature); sources: docs/results.md
 REFERENCES = {
-    ("vae-z20", "val_elbo"): ("", "-100.6", ""),
-    ("vae-z20", "test_elbo"): ("", "", "about -99.5 (AEVB)"),
-    ("vae-z20", "test_log_likelihood"): ("", "", "-88.71 (VAE of the IWAE paper)"),
-    ("vae-z2", "val_elbo"): ("", "-152.4", ""),
-    ("family-best", "test_log_likelihood"): ("", "", "-87.10 (IWAE), -85.57 (VampPrior), -78.30 (ladder VAE)"),
-    ("nf", "val_bpd"): ("below 1.85", "1.813 (40 epochs), 1.804 (100 epochs)", ""),
-    ("nf", "test_bpd_8"): ("", "", FULLY_CONNECTED),
-    ("nf-short", "seconds_to_1_85"): ("", "after 19 epochs", ""),
-    ("nf-multiscale", "val_bpd"): ("below 1.85", "", ""),
-    ("nf-multiscale", "test_bpd_8"): ("", "", CONVOLUTIONAL),
-    ("nf-multiscale-long", "test_bpd_8"): ("", "", CONVOLUTIONAL),
-    ("pixelcnn", "test_log_likelihood"): ("", "", PIXELCNN),
-    ("pixelcnn-long", "test_log_likelihood"): ("", "", PIXELCNN),
-    ("pixelcnn-grey", "test_bpd"): ("", "", "0.808 (gated PixelCNN)"),
+    ("vae-z20", "val_elbo"): ("-100.6", ""),
+    ("vae-z20", "test_elbo"): ("", "about -99.5 (AEVB)"),
+    ("vae-z20", "test_log_likelihood"): ("", "-88.71 (VAE of the IWAE paper)"),
+    ("vae-z2", "val_elbo"): ("-152.4", ""),
+    ("family-best", "test_log_likelihood"): ("", "-87.10 (IWAE), -85.57 (VampPrior), -78.30 (ladder VAE)"),
+    ("nf", "val_bpd"): ("1.813 (40 epochs), 1.804 (100 epochs)", ""),
+    ("nf", "test_bpd_8"): ("", FULLY_CONNECTED),
+    ("nf-short", "seconds_to_1_85"): ("after 19 epochs", ""),
+    ("nf-multiscale", "test_bpd_8"): ("", CONVOLUTIONAL),
+    ("nf-multiscale-long", "test_bpd_8"): ("", CONVOLUTIONAL),
+    ("pixelcnn", "test_log_likelihood"): ("", PIXELCNN),
+    ("pixelcnn-long", "test_log_likelihood"): ("", PIXELCNN),
+    ("pixelcnn-grey", "test_bpd"): ("", "0.808 (gated PixelCNN)"),
 }
 # the rows of README's table, at most eight: (run, metric, result of others)
 HEADLINES = [
@@ -102,65 +101,83 @@ def merged(name):
 
 
 def machines(found):
-    """One sentence per machine that the runs were trained on."""
+    """A list of the machines that the runs were trained on."""
     trained, groups = {}, {"family": "variants of the VAE", "flow": "flows in the plane"}
     for run, result in found.items():
         names = trained.setdefault(f"{result['processor']}{software(result)}", {})
         names[groups.get(run.split("-")[0], registry.title(run))] = None  # an ordered set
     if len(trained) == 1:
-        return f"Trained on: {next(iter(trained))}."
-    return " ".join(f"Trained on {machine}: {'; '.join(names)}." for machine, names in trained.items())
+        return f"Trained on {next(iter(trained))}."
+    return "Trained on\n\n" + "\n".join(f"- {machine}: {'; '.join(names)}" for machine, names in trained.items())
 
 
 def rounded(value, metric):
     return tables.number(value, 3 if "bpd" in metric else 2)
 
 
-def training(result, time):
-    """The cost of a run, with the time written in this way."""
-    cost = f"{time}, {result['device']}, {tables.plural(result['threads'], 'thread')}"
-    return cost + (f", {result['processes']} processes" if result.get("processes", 1) > 1 else "")
+def trained_with(result):
+    """The device, threads and processes of a run."""
+    text = f"{result['device'].replace('cpu', 'CPU')}, {tables.plural(result['threads'], 'thread')}"
+    return text + (f", {result['processes']} processes" if result.get("processes", 1) > 1 else "")
+
+
+def training(found, duration):
+    """The header of a column of training times, and {run: time}. What all runs have in common is in the header."""
+    common = set(map(trained_with, found.values()))
+    times = {run: duration(result["seconds"]) for run, result in found.items()}
+    if len(common) == 1:
+        return f"training ({common.pop()})", times
+    return "training", {run: f"{time}, {trained_with(found[run])}" for run, time in times.items()}
+
+
+def mean_and_deviation(line, key):
+    mean, deviation = (rounded(line[key][name], key) for name in ("mean", "deviation"))
+    return f"**{mean}** ± {deviation}"
 
 
 def headlines(found, seeds):
-    """README's table: means over seeds of metrics that are known for several seeds."""
-    lines = []
+    """README's table: means over seeds of metrics that are known for several seeds; and the commands."""
+    shown, lines = {run: found[run] for run, *_ in HEADLINES if run in found}, []
+    cost, times = training(shown, tables.duration)
     for run, key, others in HEADLINES:
-        if run not in found:
-            continue
-        result, metric = found[run], MEASURES[key].format(**found[run]["final"])
-        ours = f"**{rounded(result['final'][key], key)}**"
-        if key in seeds.get(run, {}):
-            ours = f"**{rounded(seeds[run][key]['mean'], key)}** ± {rounded(seeds[run][key]['deviation'], key)}"
-        time = training(result, tables.duration(result["seconds"]))
-        lines.append([registry.title(run), metric, ours, others, time])
-    table = tables.markdown(["model", "metric", "ours", "best public solution or literature", "training"], lines)
-    core = [found[entry.name]["seconds"] for entry in registry.select(group="core") if entry.name in found]
-    return f"{table}\n\nThe {len(core)} runs that `make` trains took {tables.duration(sum(core))} in all."
+        if run in shown:
+            final, metric = found[run]["final"], MEASURES[key].format(**found[run]["final"])
+            ours = f"**{rounded(final[key], key)}**"
+            if key in seeds.get(run, {}):
+                ours = mean_and_deviation(seeds[run], key)
+            lines.append([registry.title(run), metric, ours, others, times[run]])
+    core = [entry.name for entry in registry.select(group="core") if entry.name in found]
+    others = " ".join(run for run in shown if run not in core)
+    return f"""{tables.markdown(["model", "metric", "ours", "best public solution or literature", cost], lines)}
+
+The {len(core)} runs that `make` trains took {tables.duration(sum(found[run]["seconds"] for run in core))} in all:
+{"; ".join(map(registry.title, core))}. This command trains the other models of the table:
+
+    python code/study/train.py {others}"""
 
 
 def rows(found):
     """Header and rows of the results table; `found` holds the results of runs."""
-    header = ["model", "metric", "ours", "course threshold", "best public solution", "literature", "training",
-              "parameters"]  # fmt: skip
+    entries = [entry for entry in registry.RUNS if entry.group not in ("family", "plane") or entry.publishing]
+    entries = [entry for entry in entries if entry.name in found]
+    cost, times = training({entry.name: found[entry.name] for entry in entries}, lambda seconds: f"{seconds:,.0f} s")
     lines = []
-    for entry in registry.RUNS:
-        if entry.name not in found or (entry.group in ("family", "plane") and not entry.publishing):
-            continue
+    for entry in entries:
         result = found[entry.name]
-        cost = training(result, f"{result['seconds']:.0f} s")
         for i, key in enumerate(entry.results):
-            about = ("", "", "") if i else (entry.title, cost, f"{result['parameters']:,}")
+            title, *about = ["", "", ""] if i else [entry.title, times[entry.name], f"{result['parameters']:,}"]
             value = f"**{rounded(result['final'][key], key)}**"
-            metric = MEASURES[key].format(**result["final"])
-            others = REFERENCES.get((entry.name, key), ("", "", ""))
-            lines.append([about[0], metric, value, *others, *about[1:]])
-    return header, lines
+            others = REFERENCES.get((entry.name, key), ("", ""))
+            lines.append([title, MEASURES[key].format(**result["final"]), value, *others, *about])
+    return ["model", "metric", "ours", "best public solution", "literature", cost, "parameters"], lines
 
 
 def table(found):
-    """All results of the published runs, and the machines."""
-    return f"{tables.markdown(*rows(found))}\n\n{machines(found)}"
+    """All results of the published runs with the names of the runs, and the machines."""
+    header, lines = rows(found)
+    names = {entry.title: entry.name for entry in registry.RUNS}
+    named = [[f"{row[0]} (`{names[row[0]]}`)" if row[0] else "", *row[1:]] for row in lines]
+    return f"{tables.markdown(header, named)}\n\n{machines(found)}"
 
 
 def software(found):
@@ -175,36 +192,36 @@ def machine(found):
 
 
 def speed(bench):
-    """The table of bench.json, with titles of models, and the machine."""
+    """The tables of bench.json, with titles of models, and the machine."""
     models = {}
     for name, result in bench["models"].items():
         run, comma, networks = name.partition(", ")
         models[registry.title(run) + comma + networks] = result
     rates = f"{bench['gflops_float32']:.0f} GFLOP/s in float32 and {bench['gflops_bfloat16']:.0f} in bfloat16"
-    return (
-        f"{tables.markdown(*tables.bench(models))}\n\nMeasured on {machine(bench)}; a large matrix product has {rates}."
-    )
+    both = "\n\n".join(tables.markdown(*table) for table in tables.bench(models))
+    return f"{both}\n\nMeasured on {machine(bench)}; a large matrix product has {rates}."
 
 
 def scaling(found):
     """The speed of two processes relative to two threads."""
     rows = [[registry.title(run), *(f"{result[side]['images_per_second']:,.0f}" for side in ("one", "two")),
-             f"{result['ratio']:.2f} ± {result['ratio_spread'] / 2:.2f}"]
+             f"{result['ratio']:.2f}", f"{result['ratio_spread']:.2f}"]
             for run, result in found["models"].items()]  # fmt: skip
-    header = ["model", "images per second, one process", "two processes", "ratio"]
+    header = ["model", "images per second, one process", "two processes", "ratio", "its spread"]
     return f"{tables.markdown(header, rows)}\n\nMeasured on {found['processor']}{software(found)}."
 
 
 def over_seeds(seeds):
-    """Mean and standard deviation of validation results over seeds."""
+    """Mean and standard deviation over seeds, of the metrics of the results table."""
     rows = []
     for run, line in seeds.items():
-        key = registry.get(run).seeds
-        mean, deviation = (rounded(line[key][name], key) for name in ("mean", "deviation"))
-        rows.append(
-            [registry.title(run), f"{mean} ± {deviation} {tables.UNITS[key]}", ", ".join(map(str, line["seeds"]))]
-        )
-    return tables.markdown(["model", "validation result", "seeds"], rows)
+        final = read(run).get("final", {})  # also has the values of real images
+        about = [registry.title(run), ", ".join(map(str, line["seeds"]))]
+        for key in dict.fromkeys([registry.get(run).seeds, *registry.get(run).results]):
+            if key in line:
+                rows.append([about[0], MEASURES[key].format(**final), mean_and_deviation(line, key), about[1]])
+                about = ["", ""]
+    return tables.markdown(["model", "metric", "mean ± standard deviation", "seeds"], rows)
 
 
 def raced_on(race):

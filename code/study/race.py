@@ -32,7 +32,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 import a3_gan_template as gan
 import a3_nf_template as nf
 import a3_vae_template as vae
-from common import cli, figures, quality
+from common import cli, quality
 from common.devices import facts
 from common.digest import code_digest
 from common.files import load_state, runs_folder, save_state
@@ -42,7 +42,7 @@ from datasets.bmnist import bmnist
 from datasets.files import UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
-from study import loops, registry, tables
+from study import charts, loops, registry, tables
 from study.train import SEEDS, call, data_at_hand
 
 RUNS = {"vae": "vae-z20", "gan": "gan", "flow": "nf"}  # name on the command line: run of the registry
@@ -225,7 +225,7 @@ def main(args):
         panels[title] = (lines, about["target"], tables.UNITS[about["metric"]])
     path = runs_folder(args.quick) / "race.json"
     registry.write_json(path, {"quick": args.quick, "summary": means, "models": models})
-    figures.race(path.with_suffix(".pdf"), panels)
+    charts.race(path.with_suffix(".pdf"), panels)
     print("\n" + tables.plain(*tables.race(means)) + "\n")
     print(f"Files:  {show(path)}, {show(path.with_suffix('.pdf'))}")
 
