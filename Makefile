@@ -61,7 +61,20 @@ submission: $(READY) ## make the ZIP to hand in: make submission NAME=lastname
 	@$(PYTHON) code/study/submission.py "$(NAME)" $(if $(FORCE),--force)
 
 ##@ Develop
+help: ## print this list
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
 setup: $(READY) ## create the environment: PyTorch and the tools for tests
+
+latex: ## install LaTeX for the report (root on Debian or Ubuntu)
+	@command -v latexmk >/dev/null || { $(IS_ROOT_DEBIAN) && echo "Installing $(TEX_PACKAGES)" && { $(APT_UPDATE); } && \
+	  $(APT_INSTALL) --no-install-recommends $(TEX_PACKAGES) >/dev/null 2>&1; } || { echo "$(NO_TEX)"; exit 1; }
+
+chromium: ## install Chromium for the tests of the page (root on Debian or Ubuntu)
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { $(IS_ROOT_DEBIAN) && echo "Installing chromium" && \
+	  { $(APT_UPDATE); } && $(APT_INSTALL) --no-install-recommends chromium >/dev/null 2>&1; } || \
+	  { echo "Chromium is missing, so the tests of the page are skipped"; exit 1; }
 
 test: $(READY) lint ## lint and fast tests, under 3 minutes
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
@@ -97,10 +110,6 @@ publish: $(READY) ## publish your finished runs on real data
 page: $(READY) ## write docs/index.html, the published models in the browser
 	@$(PYTHON) code/study/page.py
 
-help: ## print this list
-	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
-
 # A virtual environment with the packages in requirements-dev.txt, installed again when a requirements file changes.
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	@command -v $(BASE_PYTHON) >/dev/null || { echo "Python is missing: install Python 3.10 or newer"; exit 1; }
@@ -120,12 +129,3 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 existing-environment:
 	@$(PYTHON) -c 'import torch, torchvision, numpy, scipy, matplotlib, tqdm, filelock' || \
 	  { echo "$(PYTHON) lacks packages: $(PYTHON) -m pip install -r requirements-dev.txt"; exit 1; }
-
-chromium: # for tests/test_page.py
-	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { $(IS_ROOT_DEBIAN) && echo "Installing chromium" && \
-	  { $(APT_UPDATE); } && $(APT_INSTALL) --no-install-recommends chromium >/dev/null 2>&1; } || \
-	  { echo "Chromium is missing, so the tests of the page are skipped"; exit 1; }
-
-latex:
-	@command -v latexmk >/dev/null || { $(IS_ROOT_DEBIAN) && echo "Installing $(TEX_PACKAGES)" && { $(APT_UPDATE); } && \
-	  $(APT_INSTALL) --no-install-recommends $(TEX_PACKAGES) >/dev/null 2>&1; } || { echo "$(NO_TEX)"; exit 1; }
