@@ -131,12 +131,16 @@ def gradient_penalty(discriminator, images):
 
 
 def discriminator_loss(real_logits, fake_logits):
-    """Average of -log D(x) - log(1 - D(G(z))), the negative of Equation 15. It is 2 log 2 if D is 1/2 everywhere."""
+    """Average of -log D(x) - log(1 - D(G(z))), the negative of Equation 15, from logits [B, 1].
+
+    It is 2 log 2 if D is 1/2 everywhere."""
     return distributed.mean(F.softplus(-real_logits)) + distributed.mean(F.softplus(fake_logits))
 
 
 def generator_loss(fake_logits):
-    """Average of -log D(G(z)), the non-saturating loss (Question 2.4). It is log 2 if D is 1/2 everywhere."""
+    """Average of -log D(G(z)), the non-saturating loss (Question 2.4), from logits [B, 1].
+
+    It is log 2 if D is 1/2 everywhere."""
     return distributed.mean(F.softplus(-fake_logits))
 
 
@@ -209,7 +213,7 @@ def warn_if_dead(epoch, losses, say):
 
 @torch.no_grad()
 def images_of(generator, z):
-    """Images in 0..1, on the CPU, from a generator in eval mode."""
+    """Images [n, 784] in 0..1, on the CPU, of noise z [n, D] from a generator in eval mode."""
     device = next(generator.parameters()).device
     assert not generator.training  # BatchNorm would make an image depend on the others in its batch
     return torch.cat([(generator(part.to(device)).cpu() + 1) / 2 for part in z.split(1000)])

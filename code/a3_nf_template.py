@@ -108,7 +108,9 @@ class Flow(nn.Module):
         self.z_shape = (channels,)
 
     def forward(self, z, logdet, reverse=False):
-        """Apply all layers. Both halves of the pixels are separated once and not in every layer, which is faster."""
+        """Apply all layers: z [B, 784], logdet [B] -> the same shapes, or the inverse with `reverse`.
+
+        Both halves of the pixels are separated once and not in every layer, which is faster."""
         halves = [z[:, layer.kept] for layer in self.layers[:2]]
         for i in reversed(range(len(self.layers))) if reverse else range(len(self.layers)):
             kept, changed = halves[i % 2], halves[1 - i % 2]
@@ -135,7 +137,9 @@ class Model(nn.Module):
         return z + distributed.noise(torch.rand_like, z)
 
     def logit_normalize(self, z, logdet, reverse=False):
-        """Map [0, 256] to the real line: y = alpha / 2 + (1 - alpha) z / 256, then logit(y). `reverse` inverts it."""
+        """Map z [B, 784] from [0, 256] to the real line: y = alpha / 2 + (1 - alpha) z / 256, then logit(y).
+
+        logdet [B] is updated. `reverse` inverts it."""
         linear = z.shape[1] * (math.log(1 - self.alpha) - math.log(256))  # log-determinant of z -> y
         if not reverse:
             y = self.alpha / 2 + (1 - self.alpha) * z / 256
@@ -145,7 +149,9 @@ class Model(nn.Module):
         return (torch.sigmoid(z) - self.alpha / 2) / (1 - self.alpha) * 256, logdet
 
     def encode(self, input):
-        """Images to latent vectors and log |det dz/dx|; for learned dequantisation log q(u | x) is subtracted."""
+        """Images [B, 784] to latent vectors [B, 784] and log |det dz/dx| [B].
+
+        With learned dequantisation, log q(u | x) is subtracted from the second."""
         if self.noise is None:
             z, ldj = self.dequantize(input), torch.zeros_like(input[:, 0])
         else:
@@ -160,7 +166,7 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def decode(self, z):
-        """Latent vectors to images with integers 0..255."""
+        """Latent vectors [n, 784] to images [n, 784] with integers 0..255."""
         z, ldj = self.flow(z, torch.zeros_like(z[:, 0]), reverse=True)
         x, _ = self.logit_normalize(z, ldj, reverse=True)
         return x.floor().clamp(0, 255)

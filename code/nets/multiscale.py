@@ -35,7 +35,9 @@ def unsqueeze(z):
 
 
 class ActNorm(nn.Module):
-    """Shift and scale each channel, initialised so that the first training batch gets mean 0 and variance 1."""
+    """Shift and scale each channel of z [B, C, H, W], initialised so that the first batch gets mean 0 and variance 1.
+
+    ActNorm, Permute, Conv1x1 and Coupling map z [B, C, H, W] and ldj [B] to the same shapes. `reverse` inverts them."""
 
     def __init__(self, channels):
         super().__init__()
