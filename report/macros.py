@@ -1,7 +1,8 @@
 """Write the numbers of the results files as LaTeX macros for the report: \\val{vae-z20}{test_elbo}.
 
     python report/macros.py           from report/results, for `make report`
-    python report/macros.py --user    from your own runs; also compiles runs/report.pdf (--quick: from quick runs)
+    python report/macros.py --user    from your own runs; also compiles runs/report.pdf
+    python report/macros.py --user --quick    from quick runs; compiles runs/quick/report.pdf
 
 The results file of a run defines \\val{run}{key} for its keys and for those in `final`, \\val{run}{settings/key}, the
 first and last value of its curves as \\val{run}{first/key} and \\val{run}{last/key}, and \\val{run}{data_title}. Other
@@ -21,7 +22,8 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("code", ".")]
 from common import cli, quality
-from datasets.files import ROOT, Trouble
+from common.files import runs_folder
+from datasets.files import ROOT, Trouble, show
 from study import publish, registry, tables
 
 RESULTS = ROOT / "report" / "results"
@@ -162,8 +164,8 @@ def quality_table(comparison):
 
 def variants_table(variants):
     _, rows = tables.variants(variants)
-    header = ["", "epochs", "bound", "rec.", "KL", "active", "log p(x)", "s"]
-    return tables.latex(header, [[row[0].removeprefix("VAE, "), *row[1:]] for row in rows])
+    header = ["", "epochs", "bound", "rec.", "KL", "active", "log p(x)", "seconds"]
+    return tables.latex(header, [[row[0].removeprefix("VAE, "), *row[1:7], row[-1]] for row in rows])
 
 
 def autoregressive_table(results):
@@ -218,7 +220,7 @@ def write_tables(folder, others, variants, autoregressive):
 def own_runs(quick):
     """(results files, figures folder, banner) of the user's runs, on the preferred data available."""
     files, banner = [], "These are quick runs with small settings." if quick else ""
-    runs, copies = ROOT / "runs" / ("quick" if quick else ""), ROOT / "runs" / "report-figures"
+    runs, copies = runs_folder(quick), runs_folder(quick) / "report-figures"
     shutil.rmtree(copies, ignore_errors=True)
     copies.mkdir(parents=True)
     for entry in registry.RUNS:
@@ -233,7 +235,7 @@ def own_runs(quick):
             files.append(runs / file)
             if figures and (runs / figures).exists():
                 publish.copy_figures(runs / figures, copies / target)
-    return files, "../runs/report-figures/", banner
+    return files, f"{os.path.relpath(copies, ROOT / 'report')}/", banner
 
 
 def gains(variants):
@@ -249,21 +251,22 @@ def gains(variants):
 
 
 def compile_own(build):
-    """Compile the report with the user's numbers to runs/report.pdf."""
+    """Compile the report with the user's numbers to report.pdf in the folder of the runs."""
+    pdf = build.parent / "report.pdf"
     if not shutil.which("latexmk"):
-        return print("runs/report.pdf: not compiled, LaTeX is missing")
+        return print(f"{show(pdf)}: not compiled, LaTeX is missing")
     call = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", f"-outdir={build}", "report.tex"]
     environment = {**os.environ, "TEXINPUTS": f"{build}:"}
     done = subprocess.run(call, cwd=ROOT / "report", capture_output=True, text=True, env=environment, errors="replace")
     if done.returncode:
         print(done.stdout[-1500:])
-        raise Trouble("runs/report.pdf could not be compiled, see above")
-    shutil.copyfile(build / "report.pdf", ROOT / "runs" / "report.pdf")
-    print("Your report: runs/report.pdf")
+        raise Trouble(f"{show(pdf)} could not be compiled, see above")
+    shutil.copyfile(build / "report.pdf", pdf)
+    print(f"Your report: {show(pdf)}")
 
 
 def main(args):
-    build = ROOT / ("runs/report-build" if args.user else "report/build")
+    build = runs_folder(args.quick) / "report-build" if args.user else ROOT / "report" / "build"
     build.mkdir(parents=True, exist_ok=True)
     files, figures, banner = own_runs(args.quick) if args.user else (sorted(RESULTS.glob("*.json")), "figures/", "")
     contents = {path: json.loads(path.read_text()) for path in files}

@@ -257,6 +257,7 @@ GROUPS = {
     ("code/study/ablation.py", "test_ablation"): [
         ("ablation: last epoch counts", '"value": max(values)', '"value": values[-1]'),
         ("ablation: other code accepted", '(results["code"], results["settings"]) != (code_digest(entry.script), settings)', "False"),
+        ("ablation: the timed epoch is always the variant", "(epochs, seed) == (1, SEEDS[0])", "seed == SEEDS[0]"),
         ("ablation: other machines accepted", "any(each[key] != about[key] for each in found)", "False"),
         ("ablation: changes are not added up", "[: i + 1])", "[i : i + 1])"),
     ],

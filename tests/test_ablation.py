@@ -52,9 +52,8 @@ def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
     runs, trained = place
     run("--seconds", "60", "--seeds", "42", "43", "--only", "plain", "ours")
     options = [command[command.index("--resume") + 1 :] for command in trained]
-    assert options == [["--lr", "0.1", "--epochs", "1", "--eval_images", "1"],
-                       ["--lr", "0.1", "--epochs", "9", "--seed", "42"],
-                       ["--lr", "0.1", "--epochs", "9", "--seed", "43"]]  # fmt: skip
+    common = ["--lr", "0.1", "--eval_images", "1", "--epochs"]
+    assert options == [[*common, "1", "--seed", "42"], [*common, "9", "--seed", "42"], [*common, "9", "--seed", "43"]]
     table = json.loads((runs / "nf-ablation.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["plain", "ours"]
     plain, ours = table["rows"]
@@ -71,6 +70,14 @@ def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
     assert [row["name"] for row in rows] == ["plain", "ours", "wide"]
     assert rows[:2] == table["rows"]
     assert all(command[command.index("--device") + 1] == "cpu" for command in trained)  # as the plain loop
+
+
+def test_the_run_that_times_an_epoch_is_the_variant_if_one_epoch_is_enough(place):
+    runs, trained = place
+    run("--seconds", "8", "--seeds", "42", "43", "--only", "ours")
+    assert [command[command.index("--seed") + 1] for command in trained] == ["42", "43"]
+    (row,) = json.loads((runs / "nf-ablation.json").read_text())["rows"]
+    assert (row["seconds"], row["value"], row["epochs"]) == ([7, 7], [1.542, 1.543], [1, 1])
 
 
 def test_a_row_names_the_machine_of_its_runs_and_refuses_other_code(place):
@@ -94,10 +101,10 @@ def test_short_budgets_still_train_an_epoch():
 
 
 def test_the_table_shows_means_and_deviations():
-    rows = [{"name": "a", "change": "b", "seconds": [10.0, 12.0], "value": [1.5, 1.25]}]
-    rows.append({"name": "c", "change": "d", "seconds": [10.0], "value": [2.0]})
+    rows = [{"name": "a", "change": "b", "epochs": [3, 5], "seconds": [10.0, 12.0], "value": [1.5, 1.25]}]
+    rows.append({"name": "c", "change": "d", "epochs": [None], "seconds": [10.0], "value": [2.0]})
     _, lines = tables.ablation({"metric": "val_bpd", "rows": rows})
-    assert lines == [["a", "b", "2", "11", "1.375 ± 0.177"], ["c", "d", "1", "10", "2.000"]]
+    assert lines == [["a", "b", "2", "4", "11", "1.375 ± 0.177"], ["c", "d", "1", "", "10", "2.000"]]
 
 
 def test_a_row_that_does_not_exist_is_refused(place):

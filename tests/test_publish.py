@@ -304,7 +304,7 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     assert "| RealNVP | validation, bits per dimension | **1.500** ± 0.500 | 1, 2 |" in tables_page
     assert "| VAE, D = 20, draws |" in tables_page
     assert (
-        "| RealNVP | MNIST | bits per dimension | 2 | 90 s | 1.750 | 1.950 | 1.813 | 70 s | not reached in 90 s |"
+        "| RealNVP | bits per dimension | 2 | 90 s | 1.750 | 1.950 | 1.813 | 70 s | not reached in 90 s |"
         in tables_page
     )
     assert (place / "report" / "figures" / "comparison" / "samples.png").exists()

@@ -22,23 +22,27 @@ from datasets.files import UserError
 from study import submission
 
 
-def test_a_users_report_has_the_users_numbers_alone_and_tells_not_run_from_not_reached(tmp_path, monkeypatch):
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_users_report_has_the_users_numbers_alone_and_tells_not_run_from_not_reached(quick, tmp_path, monkeypatch):
     for module in (macros, files):
         monkeypatch.setattr(module, "ROOT", tmp_path)
-    folder = tmp_path / "runs" / "glyphs" / "nf"
+    runs = tmp_path / "runs" / "quick" if quick else tmp_path / "runs"
+    folder = runs / "glyphs" / "nf"
     (folder / "figures").mkdir(parents=True)
     final = {"val_bpd": 2.5, "first_epoch_below_1_85": None}
-    result = {"run": "nf", "data": "glyphs", "final": final, "settings": {}, "seconds": 1, "seed": 42, "quick": False}
+    result = {"run": "nf", "data": "glyphs", "final": final, "settings": {}, "seconds": 1, "seed": 42, "quick": quick}
     (folder / "results.json").write_text(json.dumps(result))
     (tmp_path / "report").mkdir()
     monkeypatch.setattr(macros, "compile_own", lambda build: None)
-    macros.main(macros.parse_args(["--user"]))
-    lines = (tmp_path / "runs" / "report-build" / "macros.tex").read_text()
+    macros.main(macros.parse_args(["--user", *["--quick"] * quick]))
+    lines = (runs / "report-build" / "macros.tex").read_text()
     assert r"val/nf/val_bpd\endcsname{2.50}" in lines
     assert r"val/nf/first_epoch_below_1_85\endcsname{not reached}" in lines  # the run missed the bar
     assert r"\def\missing{not run}" in lines  # what the report writes for every other number
     assert {name for name in re.findall(r"val/([\w-]+)/", lines)} == {"nf", "formula"}
     assert "glyph digits" in re.search(r"\\def\\banner\{(.*)\}", lines)[1]
+    figures = re.search(r"\\def\\figures\{(.*)\}", lines)[1]  # relative to report/, where LaTeX runs
+    assert (tmp_path / "report" / figures / "nf").resolve() == runs / "report-figures" / "nf"
 
 
 def test_numbers_become_macros(tmp_path):

@@ -1,7 +1,7 @@
 """The page: one HTML file that runs the trained models in a browser, without a server and without a network.
 
     python code/study/page.py           docs/index.html from the published weights, same as `make page`
-    python code/study/page.py --user    runs/page.html from your own runs; also --quick
+    python code/study/page.py --user    runs/page.html from your own runs; with --quick, runs/quick/page.html
 
 The sources are in docs/page/: a template, a style sheet, and one script per part. This script fills in the weights
 (export.py), 200 test digits, the codes of 1,000 test digits, and the results. Models that are missing are left out, and
@@ -199,13 +199,14 @@ def main(args):
         name: f"There is no trained model for this part. To train it: python {' '.join(registry.get(run).command())}"
         for name, (run, *_) in MODELS.items() if name not in found
     }  # fmt: skip
-    content |= {"digits": digits(grey[2]), "results": results(args.user, args.quick), "docs": "../docs/" * args.user}
+    content |= {"digits": digits(grey[2]), "results": results(args.user, args.quick)}
+    content["docs"] = ("../../docs/" if args.quick else "../docs/") if args.user else ""
     if "vae2" in loaded:
         content["plane"] = codes(loaded["vae2"], binary[2])
     if "vae20" in loaded:
         content["dimensions"] = dimensions(loaded["vae20"], binary[0], binary[2])
     page = assemble(described, content).encode()
-    path = runs_folder() / "page.html" if args.user else ROOT / "docs" / "index.html"
+    path = runs_folder(args.quick) / "page.html" if args.user else ROOT / "docs" / "index.html"
     sizes = ", ".join(f"{name} {len(text) / 1e6:.2f}" for name, (_, text) in described.items())
     if len(page) > LARGEST and not args.user:
         raise UserError(f"the page would have {len(page) / 1e6:.1f} MB, more than 5 (weights in MB: {sizes})")

@@ -28,8 +28,8 @@ from study import registry, tables
 RUNS, REPORT = ROOT / "runs", ROOT / "report"
 LARGEST_WEIGHTS = 4e6  # bytes
 BEGIN, END = "<!-- {}: written by make publish -->", "<!-- end of {} -->"
-FULLY_CONNECTED = "1.89 (MAF)"
-CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow), 1.020 (UvA tutorial 11), 0.99 (FFJORD)"
+CONVOLUTIONAL = "1.06 (Real NVP), 1.05 (Glow), 0.99 (FFJORD)"
+TUTORIAL = "1.020 (UvA tutorial 11)"
 PIXELCNN = "-81.30 (PixelCNN), -79.20 (Diagonal BiLSTM)"
 # results of others, by run and metric: (best public solution, literature); sources: docs/results.md
 REFERENCES = {
@@ -39,10 +39,12 @@ REFERENCES = {
     ("vae-z2", "val_elbo"): ("-152.4", ""),
     ("family-best", "test_log_likelihood"): ("", "-87.10 (IWAE), -85.57 (VampPrior), -78.30 (ladder VAE)"),
     ("nf", "val_bpd"): ("1.813 (40 epochs), 1.804 (100 epochs)", ""),
-    ("nf", "test_bpd_8"): ("", FULLY_CONNECTED),
+    ("nf", "test_bpd"): ("", "1.89 (MAF)"),
     ("nf-short", "seconds_to_1_85"): ("after 19 epochs", ""),
-    ("nf-multiscale", "test_bpd_8"): ("", CONVOLUTIONAL),
-    ("nf-multiscale-long", "test_bpd_8"): ("", CONVOLUTIONAL),
+    ("nf-multiscale", "test_bpd"): ("", CONVOLUTIONAL),
+    ("nf-multiscale", "test_bpd_8"): ("", TUTORIAL),
+    ("nf-multiscale-long", "test_bpd"): ("", CONVOLUTIONAL),
+    ("nf-multiscale-long", "test_bpd_8"): ("", TUTORIAL),
     ("pixelcnn", "test_log_likelihood"): ("", PIXELCNN),
     ("pixelcnn-long", "test_log_likelihood"): ("", PIXELCNN),
     ("pixelcnn-grey", "test_bpd"): ("", "0.808 (gated PixelCNN)"),
@@ -53,7 +55,8 @@ HEADLINES = [
     ("vae-z2", "val_elbo", "-152.4, public solution"),
     ("gan", "frechet", "none is comparable"),
     ("nf", "val_bpd", "1.804, public solution (100 epochs)"),
-    ("nf-multiscale-long", "test_bpd_8", "1.020, UvA tutorial 11; 0.99, FFJORD"),
+    ("nf-multiscale-long", "test_bpd", "1.05, Glow; 0.99, FFJORD"),
+    ("nf-multiscale-long", "test_bpd_8", "1.020, UvA tutorial 11"),
     ("family-best", "test_log_likelihood", "-85.57, VampPrior; with convolutions: -78.30, ladder VAE"),
     ("pixelcnn", "test_log_likelihood", "-81.30, PixelCNN; -79.20, Diagonal BiLSTM"),
 ]
@@ -66,7 +69,7 @@ MEASURES = {
     "confident_share": "share of confident samples (training images: {confident_share_real:.2f})",
     "coverage": "coverage (training images: {coverage_real:.2f})",
     "val_bpd": "validation, bits per dimension",
-    "test_bpd": "test, bits per dimension",
+    "test_bpd": "test, bits per dimension, 1 dequantisation sample",
     "test_bpd_8": "test, bits per dimension, 8 dequantisation samples",
     "seconds_to_1_85": "training seconds to 1.85 bits per dimension",
 }
@@ -145,10 +148,11 @@ def headlines(found, seeds):
             ours = f"**{rounded(final[key], key)}**"
             if key in seeds.get(run, {}):
                 ours = mean_and_deviation(seeds[run], key)
-            lines.append([registry.title(run), metric, ours, others, times[run]])
+            lines.append([registry.title(run), metric, ours, others, str(found[run]["epochs"]), times[run]])
     core = [entry.name for entry in registry.select(group="core") if entry.name in found]
     others = " ".join(run for run in shown if run not in core)
-    return f"""{tables.markdown(["model", "metric", "ours", "best public solution or literature", cost], lines)}
+    header = ["model", "metric", "ours", "best public solution or literature", "epochs", cost]
+    return f"""{tables.markdown(header, lines)}
 
 The {len(core)} runs that `make` trains took {tables.duration(sum(found[run]["seconds"] for run in core))} in all:
 {"; ".join(map(registry.title, core))}. This command trains the other models of the table:
@@ -165,17 +169,18 @@ def rows(found):
     for entry in entries:
         result = found[entry.name]
         for i, key in enumerate(entry.results):
-            title, *about = ["", "", ""] if i else [entry.title, times[entry.name], f"{result['parameters']:,}"]
+            title, *about = [""] * 4
+            if i == 0:
+                title, *about = entry.title, str(result["epochs"]), times[entry.name], f"{result['parameters']:,}"
             value = f"**{rounded(result['final'][key], key)}**"
             others = REFERENCES.get((entry.name, key), ("", ""))
             lines.append([title, MEASURES[key].format(**result["final"]), value, *others, *about])
-    return ["model", "metric", "ours", "best public solution", "literature", cost, "parameters"], lines
+    return ["model", "metric", "ours", "best public solution", "literature", "epochs", cost, "parameters"], lines
 
 
 def table(found):
     """All results of the published runs with the names of the runs, and the machines."""
-    header, lines = rows(found)
-    names = {entry.title: entry.name for entry in registry.RUNS}
+    (header, lines), names = rows(found), {entry.title: entry.name for entry in registry.RUNS}
     named = [[f"{row[0]} (`{names[row[0]]}`)" if row[0] else "", *row[1:]] for row in lines]
     return f"{tables.markdown(header, named)}\n\n{machines(found)}"
 
@@ -264,7 +269,8 @@ def cost(comparison):
 def variants():
     entries = registry.select(group="family")
     found = {entry.name: result for entry in entries if (result := read(entry.name))}
-    return tables.markdown(*tables.variants(found))
+    header, rows = tables.variants(found)
+    return tables.markdown(header, [[f"{row[0]} (`{run}`)", *row[1:]] for run, row in zip(found, rows)])
 
 
 def ablation(model):

@@ -112,13 +112,17 @@ def note(comparison):
 
 def variants(results):
     """One row per variant of the VAE: the bound and its terms on validation images, log p(x) on test images."""
-    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active units", "test log p(x)", "training, s"]
+    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active units", "test log p(x)", "test images",
+              "samples of z", "training, s"]  # fmt: skip
     rows = []
     for run, result in results.items():
         final = result["final"]
         terms = (number(final[key]) for key in ("val_elbo", "val_reconstruction", "val_kl"))
+        images = (f"{final[key]:,}" for key in ("eval_images", "eval_samples"))
+        if final["test_log_likelihood"] is None:
+            images = "", ""
         rows.append([registry.title(run), str(result["epochs"]), *terms, str(final["active_units"]),
-                     number(final["test_log_likelihood"]), number(result["seconds"], 0)])  # fmt: skip
+                     number(final["test_log_likelihood"]), *images, number(result["seconds"], 0)])  # fmt: skip
     return header, rows
 
 
@@ -167,7 +171,7 @@ def bench(models):
 
 def race(summary):
     """Validation results of our training and of the plain loop after the same time, and the seconds to a target."""
-    header = ["model", "data", "validation metric", "seeds", "after", "ours", "plain loop", "target", "ours reaches it",
+    header = ["model", "validation metric", "seeds", "after", "ours", "plain loop", "target", "ours reaches it",
               "plain loop reaches it"]  # fmt: skip
     rows = []
     for run, entry in summary.items():
@@ -175,9 +179,9 @@ def race(summary):
         after, reached = [number(entry[side]["after"], digits) for side in ("ours", "plain")], ["", ""]
         if entry["target"] is not None:
             reached = [time_to(entry[side]["reached"], seconds) for side in ("ours", "plain")]
-        rows.append([registry.title(run), DATA[entry["data"]], UNITS[entry["metric"]], str(len(entry["seeds"])),
-                     seconds, *after, number(entry["target"], digits), *reached])  # fmt: skip
-    return (header, rows) if any(entry["target"] for entry in summary.values()) else (header[:7], [r[:7] for r in rows])
+        rows.append([registry.title(run), UNITS[entry["metric"]], str(len(entry["seeds"])), seconds, *after,
+                     number(entry["target"], digits), *reached])  # fmt: skip
+    return (header, rows) if any(entry["target"] for entry in summary.values()) else (header[:6], [r[:6] for r in rows])
 
 
 def time_to(times, limit):
@@ -191,14 +195,15 @@ def time_to(times, limit):
 
 def ablation(table):
     """One row per variant: mean and standard deviation of its value over the seeds."""
-    header = ["variant", "change", "seeds", "seconds", UNITS[table["metric"]]]
+    header = ["variant", "change", "seeds", "epochs", "seconds", UNITS[table["metric"]]]
     digits, rows = 3 if "bpd" in table["metric"] else 2, []
     for row in table["rows"]:
         values, seconds = row["value"], statistics.mean(row["seconds"])
+        epochs = "" if None in row["epochs"] else number(statistics.mean(row["epochs"]), 0)
         shown = number(statistics.mean(values), digits)
         if len(values) > 1:
             shown += f" ± {number(statistics.stdev(values), digits)}"
-        rows.append([row["name"], row["change"], str(len(values)), number(seconds, 0), shown])
+        rows.append([row["name"], row["change"], str(len(values)), epochs, number(seconds, 0), shown])
     return header, rows
 
 
