@@ -1,8 +1,8 @@
 """What each change is worth: variants of a model, trained for the same seconds on the same machine.
 
-    python code/study/ablation.py nf --seconds 600                    all rows of the table, one seed; resumable
-    python code/study/ablation.py nf --seconds 600 --seeds 42 43      two seeds
-    python code/study/ablation.py nf --seconds 600 --only affine      some rows; the others keep what they have
+    python code/study/ablation.py nf --seconds 450                    all rows of the table, one seed; resumable
+    python code/study/ablation.py nf --seconds 450 --seeds 42 43      two seeds
+    python code/study/ablation.py nf --seconds 450 --only affine      some rows; the others keep what they have
     python code/study/ablation.py nf --seconds 60 --quick             small runs, to check that everything works
 
 ROWS has the variants of each model: a name, the change in words and the options of the script. A row without options is
