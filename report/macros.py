@@ -169,8 +169,8 @@ def variants_table(variants):
 
 
 def autoregressive_table(results):
-    _, rows = tables.autoregressive(results)
-    return tables.latex(["", "parameters", "context", "test", "training", "samples/s", "without cache"], rows)
+    header, rows = tables.autoregressive(results)
+    return tables.latex(["", *header[1:5], "samples/s", header[6]], rows)
 
 
 def codes_table(models):
@@ -196,7 +196,8 @@ def ablation_table(others, models, inches):
             values = row["value"]
             one = publish.rounded(values[0], key)
             shown = plus_minus(values, key) if len(values) > 1 else rf"\ensuremath{{{one}}}"
-            lines.append(rf"{text(row['change'])} & {shown} \\")
+            change = text(row["change"]).replace(r"beta\_2", r"$\beta_2$")
+            lines.append(rf"{change} & {shown} \\")
         blocks.append("\n".join(lines))
     body = "\n\\midrule\n".join(blocks)
     return wrapped("\\begin{tabular}{@{}lr@{}}\n\\toprule\n" + body + "\n\\bottomrule\n\\end{tabular}", inches)

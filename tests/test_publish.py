@@ -432,7 +432,9 @@ def test_tables_name_other_data_and_have_three_layouts():
         assert len(tables.markdown(*table).splitlines()) == len(rows) + 2
         assert len(tables.plain(*table).splitlines()) == len(rows) + 1
         assert tables.latex(*table).count(r"\\") == len(rows) + 1
-    assert "$-$1.50, spread 2 & - & 3" in tables.latex(["a", "b", "c"], [["-1.50, spread 2", "-", "3"]])
+    table = tables.latex(["a", "log p(x)", "c"], [["-1.50, spread 2", "-", "3"]])
+    assert "A & log p(x) & C" in table
+    assert "$-$1.50, spread 2 & - & 3" in table
     # every number in its column
     _, rows = tables.cost(comparison)
     assert rows[1] == ["RealNVP", "1,234", "9", "0.250", "4,000"]

@@ -128,7 +128,9 @@ def variants(results):
 
 def autoregressive(results):
     """One row per autoregressive model. Log p(x) of binary images and bits of 8-bit images stand in one column."""
-    header = ["model", "parameters", "context", "test", "training", "samples a second", "without cache"]
+    threads = " or ".join(sorted({plural(result["threads"], "thread") for result in results.values()}))
+    training = f"training, s ({threads})" if results else "training, s"
+    header = ["model", "parameters", "context", "test", training, "samples a second", "without cache"]
     rows = []
     for run, result in results.items():
         final = result["final"]
@@ -136,7 +138,7 @@ def autoregressive(results):
         test = number(final["test_bpd" if bits else "test_log_likelihood"], 3 if bits else 2)
         rows.append([registry.title(run), f"{result['parameters']:,}", number(final.get("context"), 0),
                      f"{test} {'bits' if bits else 'nats'}",
-                     f"{result['seconds']:,.0f} s, {plural(result['threads'], 'thread')}",
+                     number(result["seconds"], 0),
                      number(final.get("samples_per_second"), 0),
                      number(final.get("samples_per_second_without_cache"), 1)])  # fmt: skip
     return header, rows
@@ -232,5 +234,6 @@ def latex(header, rows):
         return " & ".join(re.sub(r"^-(?=\d)", "$-$", cell) for cell in escaped) + r" \\"
 
     columns = "".join("l" if has_words(cells) else "r" for cells in zip(header, *rows))
+    header = [name if name.startswith("log") else name[:1].upper() + name[1:] for name in header]
     body = [cells(header), r"\midrule", *map(cells, rows)]
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])
