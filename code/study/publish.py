@@ -241,8 +241,8 @@ def race_table(race):
 
 def race_text(race):
     """The race as a list, one line per model."""
-    text = f"""`make race` trains our model and the plain loop that the course's templates suggest for the same time, on the
-same machine (here {raced_on(race)}). Results on validation images, with the last weights:
+    text = f"""`make race` trains our model and the plain loop that the course's templates suggest for the same time,
+on the same machine (here {raced_on(race)}). Results on validation images, with the last weights:
 """
     header, rows = tables.race(race["summary"])
     for values, entry in zip(rows, race["summary"].values()):
