@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import time
 import types
 
 import pytest
@@ -268,3 +270,25 @@ def test_unfinished_seeds_keep_their_earlier_entry(tmp_path, monkeypatch, capsys
     path.write_text("[1")
     with pytest.raises(UserError, match="damaged"):
         seeds.main(types.SimpleNamespace())
+
+
+def test_an_interrupted_selection_ends_its_script_even_under_nohup(tmp_path):
+    """Children of a command that nohup started in the background ignore SIGINT."""
+    script, pid = tmp_path / "script.py", tmp_path / "pid"
+    script.write_text(
+        "import os, pathlib, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+        "time.sleep(60)\n"
+    )
+
+    def interrupt():
+        if pid.exists() and pid.read_text():
+            raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train.call([str(script)], tmp_path / "log.txt", interrupt)
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)

@@ -15,7 +15,6 @@ epochs.
 """
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -66,8 +65,8 @@ def call(command, log, advance=lambda: None):
             while child.poll() is None:
                 time.sleep(0.5)
                 advance()
-        except BaseException:  # Ctrl-C or SIGTERM: let the script save first
-            child.send_signal(signal.SIGINT)
+        except BaseException:  # Ctrl-C or SIGTERM: end the script, too
+            child.terminate()  # not SIGINT, which children of nohup ignore
             child.wait()
             raise
     if child.returncode:
