@@ -1,6 +1,6 @@
 """Trained networks as lists of layers with packed weights, for docs/page/net.js and models.js.
 
-`describe(kind, model, precision)` returns a JSON description of a model and its compressed weights in base64. Each
+`describe(kind, model, precision)` returns a JSON description of a model and its compressed weights as text. Each
 layer is {"op": name, ...}; a tensor in it is {"at": offset, "shape": ..., "step": ...}. Matrices and kernels are stored
 as integers of three bytes, which the page multiplies by `step`: first the low bytes of all integers, then the middle
 and the high bytes, most of which are equal and compress to nearly nothing. Vectors are stored as float32.
@@ -36,6 +36,13 @@ def rounded(weight, step, inputs):
     return weight
 
 
+def as_text(data):
+    """Compress bytes (zlib) and write them as text, four bytes in five characters.
+
+    This is Python's base85 with a comma for "<", so the text can stand in a script element of a page."""
+    return base64.b85encode(zlib.compress(data, 9)).replace(b"<", b",").decode()
+
+
 class Packer:
     """Collects tensors. Calling it with a tensor returns what stands for the tensor in the description.
 
@@ -65,7 +72,7 @@ class Packer:
         return packed
 
     def text(self):
-        return base64.b64encode(zlib.compress(b"".join(self.parts), 9)).decode()
+        return as_text(b"".join(self.parts))
 
 
 def linear(pack, weight, bias=None, inputs=None):
@@ -204,12 +211,7 @@ def gan(pack, generator):
         )
     length = float(noise[0, generator.latent_dim :].sum())  # of the code
     sizes = {"latent_dim": generator.latent_dim, "codes": generator.codes, "code_length": length}
-    pack.precision *= 2.6  # the first layers are small, and their errors grow from layer to layer
-    first = layers(pack, *net[:8], inputs=noise)
-    pack.precision /= 2.6
-    with torch.no_grad():
-        middle = net[:8](noise)
-    return {**sizes, "layers": [*first, *layers(pack, *net[8:], nn.Tanh(), inputs=middle)]}
+    return {**sizes, "layers": layers(pack, net, nn.Tanh(), inputs=noise)}
 
 
 def coupling_net(pack, net):
@@ -251,6 +253,6 @@ KINDS = {"vae": vae, "classifier": classifier, "gan": gan, "flow": flow, "pixelc
 
 @torch.no_grad()
 def describe(kind, model, precision, *inputs):
-    """(description, weights): {"kind": ..., "model": ...} for JSON, and base64 text."""
+    """(description, weights): {"kind": ..., "model": ...} for JSON, and text."""
     pack = Packer(precision)
     return {"kind": kind, "model": KINDS[kind](pack, model, *inputs)}, pack.text()

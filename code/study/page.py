@@ -8,10 +8,8 @@ The sources are in docs/page/: a template, a style sheet, and one script per par
 their part of the page says how to train them.
 """
 
-import base64
 import json
 import sys
-import zlib
 from pathlib import Path
 
 import torch
@@ -32,7 +30,7 @@ PARTS = ["app.js", "plane.js", "draw.js", "dimensions.js", "gan.js", "flow.js", 
 MODELS = {
     "vae2": ("vae-z2", "vae", 48),
     "vae20": ("vae-z20", "vae", 48),
-    "gan": ("gan", "gan", 53),
+    "gan": ("gan", "gan", 138),
     "flow": ("nf-multiscale", "flow", 1024),
     "pixelcnn": ("pixelcnn", "pixelcnn", 48),
 }
@@ -68,15 +66,14 @@ def data_of(found, kind):
 
 
 def digits(test, per_class=20):
-    """Test images 0..255, evenly spread over each class: compressed in base64, with their labels."""
+    """Test images 0..255, evenly spread over each class: compressed as text, with their labels."""
     images = test.images * (255 if test.images.max() == 1 else 1)
     picks = []
     for label in range(10):
         of_class = torch.nonzero(test.labels == label).squeeze(1)
         picks.append(of_class[torch.linspace(0, len(of_class) - 1, min(per_class, len(of_class))).long()])
     picks = torch.cat(picks)
-    packed = base64.b64encode(zlib.compress(images[picks].numpy().tobytes(), 9)).decode()
-    return {"images": packed, "labels": test.labels[picks].tolist()}
+    return {"images": export.as_text(images[picks].numpy().tobytes()), "labels": test.labels[picks].tolist()}
 
 
 def rounded(tensor, digits=4):

@@ -2,13 +2,22 @@
 // code/study/page.py writes the layers and packs their weights. The page and its workers run this file.
 "use strict";
 
-/** The bytes of a base64 text. */
+const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
+const DIGITS = new Uint8Array(128);
+for (let digit = 0; digit < 85; digit++) DIGITS[LETTERS.charCodeAt(digit)] = digit;
+
+/** The bytes of a base85 text: five characters are four bytes. `as_text` in code/study/export.py writes such texts. */
 function bytesOf(text) {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const bytes = new DataView(new ArrayBuffer(4 * Math.ceil(text.length / 5)));
+  for (let i = 0, at = 0; i < text.length; at += 4) {
+    let value = 0;
+    for (const end = i + 5; i < end; i++) value = 85 * value + (i < text.length ? DIGITS[text.charCodeAt(i)] : 84);
+    bytes.setUint32(at, value);
+  }
+  return new Uint8Array(bytes.buffer, 0, Math.floor((4 * text.length) / 5)); // the last bytes can be missing
 }
 
-/** Decompress base64 text (zlib). */
+/** Decompress base85 text (zlib). */
 async function inflate(text) {
   const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream).arrayBuffer();
