@@ -253,6 +253,8 @@ on the same machine (here {raced_on(race)}). Results on validation images, with 
         if public and any(time is not None for time in entry["ours"]["reached"]):
             text += f"\n  Ours reaches {row['target']}, the best public result after 40 epochs, "
             text += f"in {row['ours reaches it']}."
+    if any("settings" not in pair for of_seeds in race["models"].values() for pair in of_seeds.values()):
+        text += "\n\nThis race was run with an earlier version of our training."
     return text
 
 
