@@ -42,7 +42,7 @@ DEFAULTS = {
     },
     "multiscale": {
         "epochs": 5, "flows": 6, "hidden": 48, "batch_size": 32, "lr": 4e-3, "weight_decay": 0.0, "shift": 0,
-        "mix": "conv1x1", "dequantize": "variational", "components": 4, "muon": 0.02, "alpha": 1e-5,
+        "mix": "permute", "dequantize": "variational", "components": 4, "muon": 0.02, "alpha": 1e-5,
     },
 }  # fmt: skip
 

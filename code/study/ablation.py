@@ -49,7 +49,7 @@ ROWS = {
         "multiscale": ("multi-scale flow", "--arch multiscale"),
         "affine": ("multi-scale, affine couplings", "--arch multiscale --components 0"),
         "uniform": ("multi-scale, uniform noise", "--arch multiscale --dequantize uniform"),
-        "permute": ("multi-scale, permutations for 1 x 1 convolutions", "--arch multiscale --mix permute"),
+        "conv1x1": ("multi-scale, 1 x 1 convolutions for permutations", "--arch multiscale --mix conv1x1"),
         "narrow": ("multi-scale, half as wide", "--arch multiscale --hidden 24"),
         "shallow": ("multi-scale, half as deep", "--arch multiscale --flows 3"),
     }),

@@ -74,7 +74,7 @@ RUNS = [
     Entry("nf-short", "RealNVP, 10 epochs", FLOW, "grey", "long", 160, "--epochs 10",
           results=("seconds_to_1_85", "val_bpd")),
     Entry("nf-multiscale-long", "Multi-scale flow, long", FLOW, "grey", "long", 8000,
-          "--arch multiscale --hidden 64 --flows 8 --epochs 36",
+          "--arch multiscale --mix conv1x1 --hidden 64 --flows 8 --epochs 36",
           results=BPD),
     Entry("gan-conv", "Convolutional GAN", GAN, "grey", "long", 5000, "--arch conv", short="--n_epochs 1",
           results=("frechet", "confident_share", "coverage"), compared=True),
