@@ -282,7 +282,7 @@ def ablation(model):
     measured_on = dict.fromkeys(machine(row) for row in found["rows"])
     return f"""{tables.markdown(*tables.ablation(found))}
 
-Values of validation images after {found["seconds"]:.0f} s of training on {" and ".join(measured_on)}."""
+Values of validation images after about {found["seconds"]:.0f} s of training on {" and ".join(measured_on)}."""
 
 
 def autoregressive():
