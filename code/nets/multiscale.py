@@ -1,8 +1,8 @@
 """The multi-scale architecture of RealNVP (Dinh et al. 2017, Section 3.6) with convolutional coupling layers.
 
 `Flow` has the same interface as the class of that name in a3_nf_template.py, which uses it with `--arch multiscale`.
-With `--mix conv1x1` the channels are mixed as in Glow (Kingma and Dhariwal 2018). `Dequantizer` is the learned dequantisation
-of Flow++ (Ho et al. 2019), `mixture_logit` the transformation in its coupling layers.
+With `--mix conv1x1` the channels are mixed as in Glow (Kingma and Dhariwal 2018). `Dequantizer` is the learned
+dequantisation of Flow++ (Ho et al. 2019), `mixture_logit` the transformation in its coupling layers.
 """
 
 import math
