@@ -236,7 +236,9 @@ def raced_on(race):
 
 
 def race_table(race):
-    return f"{tables.markdown(*tables.race(race['summary']))}\n\nMeasured on {raced_on(race)}."
+    header, rows = tables.race(race["summary"])
+    without_data = [[row[0], *row[2:]] for row in (header, *rows)]  # published results are those of MNIST
+    return f"{tables.markdown(without_data[0], without_data[1:])}\n\nMeasured on {raced_on(race)}."
 
 
 def race_text(race):

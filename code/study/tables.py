@@ -173,7 +173,7 @@ def bench(models):
 
 def race(summary):
     """Validation results of our training and of the plain loop after the same time, and the seconds to a target."""
-    header = ["model", "validation metric", "seeds", "after", "ours", "plain loop", "target", "ours reaches it",
+    header = ["model", "data", "validation metric", "seeds", "after", "ours", "plain loop", "target", "ours reaches it",
               "plain loop reaches it"]  # fmt: skip
     rows = []
     for run, entry in summary.items():
@@ -181,9 +181,9 @@ def race(summary):
         after, reached = [number(entry[side]["after"], digits) for side in ("ours", "plain")], ["", ""]
         if entry["target"] is not None:
             reached = [time_to(entry[side]["reached"], seconds) for side in ("ours", "plain")]
-        rows.append([registry.title(run), UNITS[entry["metric"]], str(len(entry["seeds"])), seconds, *after,
-                     number(entry["target"], digits), *reached])  # fmt: skip
-    return (header, rows) if any(entry["target"] for entry in summary.values()) else (header[:6], [r[:6] for r in rows])
+        rows.append([registry.title(run), DATA[entry["data"]], UNITS[entry["metric"]], str(len(entry["seeds"])),
+                     seconds, *after, number(entry["target"], digits), *reached])  # fmt: skip
+    return (header, rows) if any(entry["target"] for entry in summary.values()) else (header[:7], [r[:7] for r in rows])
 
 
 def time_to(times, limit):
