@@ -96,6 +96,10 @@ def test_the_draws_of_every_finished_seed_are_judged(tmp_path, monkeypatch):
         expected.append((torch.rand(50, 784) < white).double().mean().item())
     assert found["values"] == pytest.approx(expected, abs=1e-9)
     assert found["mean"] == pytest.approx(sum(expected) / 3)
+    (tmp_path / "gan-seed44").rename(tmp_path / "moved")
+    alone = evaluate.draws_of_seeds(entry, tmp_path / "gan", first, args, torch.device("cpu"))["frechet"]
+    assert (alone["values"], alone["deviation"]) == ([0.7], None)
+    (tmp_path / "moved").rename(tmp_path / "gan-seed44")
     other = json.loads((tmp_path / "gan-seed44" / "results.json").read_text())
     (tmp_path / "gan-seed44" / "results.json").write_text(json.dumps(other | {"code": "older"}))
     with pytest.raises(UserError, match="different versions of the code"):

@@ -230,7 +230,11 @@ def test_weights_of_variants_are_published_where_something_loads_them(place):
     assert all(registry.get(run).weights for run in loaded)
 
 
-RACED_ON = {"models": {"nf": {"1": {"processor": "a processor", "threads": 2, "torch": "2.99.0+x", "settings": {}}}}}
+RACED_ON = {"models": {"nf": {"1": {
+    "processor": "a processor", "threads": 2, "torch": "2.99.0+x",
+    "code": {"ours": publish.code_digest(registry.FLOW), "plain": publish.code_digest("study/loops.py")},
+    "settings": registry.settings(registry.get("nf"), "--seed", "1"),
+}}}}  # fmt: skip
 
 
 def test_the_race_tells_who_reaches_the_target():
@@ -243,9 +247,10 @@ def test_the_race_tells_who_reaches_the_target():
     multiscale = entry | {"ours": side(1.1, [20.0]), "plain": side(1.95, [None])}
     text = publish.race_text(RACED_ON | {"summary": {"nf": nf, "nf-multiscale": multiscale}})
     assert text.endswith("Ours reaches 1.813, the best public result after 40 epochs, in 20 s.")
-    older = {"models": {"nf": {"1": RACED_ON["models"]["nf"]["1"].copy()}}, "summary": {"nf": nf}}
-    del older["models"]["nf"]["1"]["settings"]
-    assert publish.race_text(older).endswith("with an earlier version of our training.")
+    now = RACED_ON["models"]["nf"]["1"]
+    for change in {"settings": None}, {"code": now["code"] | {"plain": "older"}}:
+        older = {"models": {"nf": {"1": now | change}}, "summary": {"nf": nf}}
+        assert publish.race_text(older).endswith("with an earlier version of our training.")
     gan = entry | {"target": 1.95, "ours": side(1.1, [20.0]), "plain": side(1.95, [90.0])}
     text = publish.race_text(RACED_ON | {"summary": {"gan": gan}})
     assert text.endswith("plain loop 1.950.")

@@ -142,9 +142,13 @@ def images_from(decode, z, device, times=None):
 
 
 def draws_of_seeds(entry, folder, first, args, device):
-    """The Frechet distances of the binary draws of all finished seeds, from the folder and metrics of the first."""
+    """The Frechet distances of the binary draws of all seeds, from the folder and metrics of the first.
+
+    As in seeds.py, other seeds count only if all are finished."""
     folders = {seed: folder.with_name(name_of(entry, seed)) for seed in SEEDS[1:]}
     others = {seed: found for seed, other in folders.items() if not args.quick and (found := read_results(other))}
+    if len(others) < len(folders):
+        others = {}
     seeds.different_settings([read_results(folder), *others.values()])  # refuses seeds of another training
     values = [first["frechet"]]
     for seed, results in others.items():

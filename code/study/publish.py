@@ -118,21 +118,6 @@ def rounded(value, metric):
     return tables.number(value, 3 if "bpd" in metric else 2)
 
 
-def trained_with(result):
-    """The device, threads and processes of a run."""
-    text = f"{result['device'].replace('cpu', 'CPU')}, {tables.plural(result['threads'], 'thread')}"
-    return text + (f", {result['processes']} processes" if result.get("processes", 1) > 1 else "")
-
-
-def training(found, duration):
-    """The header of a column of training times, and {run: time}. What all runs have in common is in the header."""
-    common = set(map(trained_with, found.values()))
-    times = {run: duration(result["seconds"]) for run, result in found.items()}
-    if len(common) == 1:
-        return f"training ({common.pop()})", times
-    return "training", {run: f"{time}, {trained_with(found[run])}" for run, time in times.items()}
-
-
 def mean_and_deviation(line, key):
     mean, deviation = (rounded(line[key][name], key) for name in ("mean", "deviation"))
     return f"**{mean}** ± {deviation}"
@@ -141,7 +126,7 @@ def mean_and_deviation(line, key):
 def headlines(found, seeds):
     """README's table: means over seeds of metrics that are known for several seeds; and the commands."""
     shown, lines = {run: found[run] for run, *_ in HEADLINES if run in found}, []
-    cost, times = training(shown, tables.duration)
+    cost, times = tables.training(shown, tables.duration)
     for run, key, others in HEADLINES:
         if run in shown:
             final, metric = found[run]["final"], MEASURES[key].format(**found[run]["final"])
@@ -164,7 +149,7 @@ def rows(found):
     """Header and rows of the results table; `found` holds the results of runs."""
     entries = [entry for entry in registry.RUNS if entry.group not in ("family", "plane") or entry.publishing]
     entries = [entry for entry in entries if entry.name in found]
-    cost, times = training({entry.name: found[entry.name] for entry in entries}, lambda seconds: f"{seconds:,.0f} s")
+    cost, times = tables.training({entry.name: found[entry.name] for entry in entries})
     lines = []
     for entry in entries:
         result = found[entry.name]
@@ -237,8 +222,8 @@ def raced_on(race):
 
 def race_table(race):
     header, rows = tables.race(race["summary"])
-    without_data = [[row[0], *row[2:]] for row in (header, *rows)]  # published results are those of MNIST
-    return f"{tables.markdown(without_data[0], without_data[1:])}\n\nMeasured on {raced_on(race)}."
+    drop_data = lambda row: [row[0], *row[2:]]  # published results are those of MNIST
+    return f"{tables.markdown(drop_data(header), map(drop_data, rows))}\n\nMeasured on {raced_on(race)}."
 
 
 def race_text(race):
@@ -255,7 +240,7 @@ on the same machine (here {raced_on(race)}). Results on validation images, with 
         if public and any(time is not None for time in entry["ours"]["reached"]):
             text += f"\n  Ours reaches {row['target']}, the best public result after 40 epochs, "
             text += f"in {row['ours reaches it']}."
-    if any("settings" not in pair for of_seeds in race["models"].values() for pair in of_seeds.values()):
+    if any(stale_pairs(race)):
         text += "\n\nThis race was run with an earlier version of our training."
     return text
 
@@ -448,10 +433,15 @@ def stale():
         settings = registry.settings(entry, *shlex.split(entry.publishing))
         if (result["code"], result["settings"]) != (digest(entry.script), settings):
             yield run
-    for run, pairs in read("race").get("models", {}).items():
+    yield from stale_pairs(read("race"))
+
+
+def stale_pairs(race):
+    """The pairs of the race whose code or settings have changed since."""
+    for run, pairs in race.get("models", {}).items():
         entry = registry.get(run)
+        code = {"ours": code_digest(entry.script), "plain": code_digest("study/loops.py")}
         for seed, pair in pairs.items():
-            code = {"ours": digest(entry.script), "plain": digest("study/loops.py")}
             if (pair["code"], pair.get("settings")) != (code, registry.settings(entry, "--seed", seed)):
                 yield f"race, {run}, seed {seed}"
 

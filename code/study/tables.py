@@ -25,6 +25,21 @@ def duration(seconds):
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def trained_with(result):
+    """The device, threads and processes of a run."""
+    text = f"{result['device'].replace('cpu', 'CPU')}, {plural(result['threads'], 'thread')}"
+    return text + (f", {result['processes']} processes" if result.get("processes", 1) > 1 else "")
+
+
+def training(found, duration=lambda seconds: f"{seconds:,.0f} s"):
+    """The header of a column of training times, and {run: time}. What all runs have in common is in the header."""
+    common = set(map(trained_with, found.values()))
+    times = {run: duration(result["seconds"]) for run, result in found.items()}
+    if len(common) == 1:
+        return f"training ({common.pop()})", times
+    return "training", {run: f"{time}, {trained_with(found[run])}" for run, time in times.items()}
+
+
 def quality(comparison):
     """Sample quality, in blocks that share reference images and classifier. A block begins with the baseline."""
     header = ["images", "data", "Fréchet", "precision", "recall", "density", "coverage", "class KL", "confident"]
@@ -128,17 +143,15 @@ def variants(results):
 
 def autoregressive(results):
     """One row per autoregressive model. Log p(x) of binary images and bits of 8-bit images stand in one column."""
-    threads = " or ".join(sorted({plural(result["threads"], "thread") for result in results.values()}))
-    training = f"training, s ({threads})" if results else "training, s"
-    header = ["model", "parameters", "context", "test", training, "samples a second", "without cache"]
+    cost, times = training(results)
+    header = ["model", "parameters", "context", "test", cost, "samples a second", "without cache"]
     rows = []
     for run, result in results.items():
         final = result["final"]
         bits = "test_bpd" in final
         test = number(final["test_bpd" if bits else "test_log_likelihood"], 3 if bits else 2)
         rows.append([registry.title(run), f"{result['parameters']:,}", number(final.get("context"), 0),
-                     f"{test} {'bits' if bits else 'nats'}",
-                     number(result["seconds"], 0),
+                     f"{test} {'bits' if bits else 'nats'}", times[run],
                      number(final.get("samples_per_second"), 0),
                      number(final.get("samples_per_second_without_cache"), 1)])  # fmt: skip
     return header, rows
