@@ -156,6 +156,33 @@ def test_signals_end_quickly_and_say_how_to_resume(sign, status, vae, checkout):
     assert "is saved" in err
 
 
+def test_later_signals_do_not_interrupt_the_message():
+    """train.py sends SIGTERM after Ctrl-C, which its script has received, too."""
+    program = """
+import os, signal
+from common import cli
+
+def interrupted(error, message_for=cli.message_for):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return message_for(error)
+
+def main(args):
+    both = signal.SIGINT, signal.SIGTERM
+    signal.pthread_sigmask(signal.SIG_BLOCK, both)
+    for number in both:
+        os.kill(os.getpid(), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, both)  # both arrive at once
+
+cli.message_for = interrupted
+cli.start(main, lambda: None)
+"""
+    path = os.pathsep.join([str(ROOT / "code"), str(ROOT)])
+    call = [sys.executable, "-c", program]
+    done = subprocess.run(call, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 130, done.stderr
+    assert is_one_line(done.stderr)
+
+
 def test_two_runs_of_one_name_do_not_mix(vae, checkout):
     script, _ = vae
     child = checkout.start_until(script, *options(script, "twice"), rows=1, folder=f"{FOLDER[script]}/twice")

@@ -197,6 +197,21 @@ def end_on_signals():
     threading.Thread(target=wait, daemon=True).start()
 
 
+def raise_at_first_signal():
+    """KeyboardInterrupt or Terminated at the first signal; later ones must not interrupt the message that follows."""
+
+    def end(number, _):
+        for each in signals:
+            signal.signal(each, lambda *_: None)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    signals = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as after nohup in the background
+        signals.append(signal.SIGINT)
+    for number in signals:
+        signal.signal(number, end)
+
+
 def start_processes(args, torchrun):
     """Under torchrun: connect this process to the others. False if it has nothing to do."""
     sample = getattr(args, "sample", None)  # something for the first process alone
@@ -214,10 +229,7 @@ def start(main, parse_args, torchrun=False):
 
     `torchrun`: whether several processes can share the training. The first one prints, the others are silent."""
 
-    def terminate(*_):
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, terminate)
+    raise_at_first_signal()
     if distributed.rank > 0:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     args = parse_args()
