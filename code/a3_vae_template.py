@@ -67,11 +67,6 @@ class Decoder(nn.Module):
         return torch.sigmoid(self.logits(input))
 
 
-def softplus(x):
-    """log(1 + exp(x)), without the log1p of torch's own function, which is slow on some CPUs."""
-    return x.clamp_min(0) + torch.log(1 + torch.exp(-x.abs()))
-
-
 def kl_per_dimension(mean, std):
     """KL(N(mean, std^2) || N(0, 1)) in nats, elementwise (Question 1.5)."""
     return 0.5 * (std**2 + mean**2 - 1 - 2 * std.log())
@@ -86,7 +81,6 @@ class VAE(nn.Module):
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
         self.z_dim = z_dim
-        self.beta = 1.0  # weight of the KL term in the training loss; 1 gives the ELBO, the beta-VAE changes it
         self.encoder = Encoder(hidden_dim, z_dim)
         self.decoder = Decoder(hidden_dim, z_dim)
 
@@ -96,7 +90,7 @@ class VAE(nn.Module):
         mean, std = self.encoder(x)
         z = mean + std * distributed.noise(torch.randn_like, mean)  # [B, z], the reparametrisation trick
         logits = self.decoder.logits(z)
-        reconstruction = (x * logits - softplus(logits)).sum(1)  # log Bernoulli(x | sigmoid(logits))
+        reconstruction = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)  # log Bern(x | p)
         kl = kl_per_dimension(mean, std).sum(1)
         if self.training:
             # The path gradient of the KL term: that of the estimate log q(z|x) - log p(z), taken through z only. It is
@@ -107,14 +101,26 @@ class VAE(nn.Module):
         return reconstruction, kl
 
     def forward(self, input):
-        """The average negative ELBO in nats per image. In training mode, beta weights the KL term."""
+        """The average negative ELBO in nats per image."""
         reconstruction, kl = self.terms(input)
-        return ((self.beta if self.training else 1) * kl - reconstruction).mean()
+        return (kl - reconstruction).mean()
+
+    def log_weights(self, x, n):
+        """log p(x|z) p(z) / q(z|x) for images x [B, 784] and n samples of q: [n, B].
+
+        The log of the mean weight is a bound on log p(x) that is tighter than the ELBO (Burda et al. 2016)."""
+        mean, std = self.encoder(x)
+        eps = torch.randn(n, *mean.shape, device=x.device)  # [n, B, z]
+        z = mean + std * eps
+        logits = self.decoder.logits(z)  # [n, B, 784]
+        # log Bern(x | sigmoid(l)) = x l - softplus(l), summed over pixels
+        log_px_z = torch.einsum("nbm,bm->nb", logits, x) - F.softplus(logits).sum(-1)
+        return log_px_z + (0.5 * (eps**2 - z**2) + std.log()).sum(-1)  # + log p(z) - log q(z|x)
 
     @torch.no_grad()
     def sample(self, n_samples):
         """Ancestral sampling. Returns binary images and the Bernoulli means, each [n, 1, 28, 28]."""
-        z = torch.randn(n_samples, self.z_dim, device=self.decoder.out.weight.device)
+        z = torch.randn(n_samples, self.z_dim, device=next(self.parameters()).device)
         im_means = self.decoder(z).view(-1, 1, 28, 28)
         return torch.bernoulli(im_means), im_means
 
@@ -135,7 +141,7 @@ def epoch_iter(model, data, optimizer, schedule=None):
         with torch.set_grad_enabled(model.training), autocast(device, model.training):
             reconstruction, kl = model.terms(x)
         if model.training:
-            loss = distributed.mean(model.beta * kl - reconstruction)
+            loss = distributed.mean(kl - reconstruction)
             optimizer.zero_grad()
             loss.backward()
             distributed.sum_gradients(model)
@@ -171,26 +177,18 @@ def diagnose(model, data):
 
 
 @torch.no_grad()
-def log_likelihood(model, data, n_samples):
+def log_likelihood(model, data, n_samples, part=(250, 20)):
     """The average ELBO and the average estimate of log p(x) in nats, from `n_samples` samples of q(z|x) per image.
 
     log p(x) is estimated by importance sampling, log (1/S) sum_s p(x|z_s) p(z_s) / q(z_s|x). In expectation this is a
-    lower bound that increases with S (IWAE, Burda et al. 2016)."""
-    device = next(model.parameters()).device
+    lower bound that increases with S (IWAE, Burda et al. 2016). `part`: samples and images that are computed together;
+    larger parts do not fit into caches."""
+    device, (samples, images_at_once) = next(model.parameters()).device, part
+    sizes = [min(samples, n_samples - start) for start in range(0, n_samples, samples)]
     bound, estimate, images = 0.0, 0.0, 0
     for batch in data:
-        for x in batch.to(device).flatten(1).split(20):
-            mean, std = model.encoder(x)
-            parts = []
-            for start in range(0, n_samples, 250):  # larger parts do not fit into caches
-                eps = torch.randn(min(250, n_samples - start), *mean.shape, device=device)  # [S, B, z]
-                z = mean + std * eps
-                logits = model.decoder.logits(z)  # [S, B, 784]
-                # log Bern(x | sigmoid(l)) = x l - softplus(l), summed over pixels
-                log_px_z = torch.einsum("sbm,bm->sb", logits, x) - softplus(logits).sum(-1)
-                log_ratio = (0.5 * (eps**2 - z**2) + std.log()).sum(-1)  # log p(z) - log q(z|x)
-                parts.append(in_double(log_px_z + log_ratio))
-            log_w = torch.cat(parts)  # [n_samples, B]
+        for x in batch.to(device).flatten(1).split(images_at_once):
+            log_w = torch.cat([in_double(model.log_weights(x, size)) for size in sizes])  # [n_samples, B]
             bound += float(log_w.mean(0).sum())
             estimate += float((log_w.logsumexp(0) - math.log(n_samples)).sum())
             images += len(x)
@@ -225,8 +223,8 @@ def stages(epochs):
     return sorted({0, 1, epochs // 2, epochs})
 
 
-def save_figures(run, title, grids, manifolds, uniforms):
-    """The figures of Questions 1.13 to 1.15. `grids` and `manifolds`: {epoch: decoder means 0..255}."""
+def save_figures(run, title, snapshots, manifolds, uniforms):
+    """The figures of Questions 1.13 to 1.15. `snapshots` and `manifolds`: {epoch: decoder means 0..255}."""
     save_elbo_plot(run.column("train_elbo"), run.column("val_elbo"), run.figure("elbo.pdf"), title)
     reconstruction, kl = [-value for value in run.column("val_reconstruction")], run.column("val_kl")
     figures.curves(
@@ -235,7 +233,7 @@ def save_figures(run, title, grids, manifolds, uniforms):
         ylabel="nats per image", title=f"{title}, validation images",
         ylim=(0, 1.3 * (reconstruction[1] + kl[1])),  # the untrained model's value is far above those of epoch 1
     )  # fmt: skip
-    means = {stage_name(epoch, run.epochs): grid.cpu() / 255 for epoch, grid in grids.items()}
+    means = {stage_name(epoch, run.epochs): grid.cpu() / 255 for epoch, grid in snapshots.items()}
     draws = {name: (uniforms < mean).float() for name, mean in means.items()}
     figures.image_grids(run.figure("samples-means.png"), means, 6, f"{title}: means of p(x|z), same z in every grid")
     figures.image_grids(run.figure("samples-draws.png"), draws, 6, f"{title}: samples of p(x|z), same z in every grid")
@@ -282,7 +280,8 @@ def main(args):
     codes, uniforms = torch.randn(24, args.zdim), torch.rand(24, 784)  # the same noise for the samples of every epoch
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
-    grids, manifolds, best = state.get("grids", {}), state.get("manifolds", {}), state.get("best")
+    snapshots, manifolds, best = state.get("snapshots", {}), state.get("manifolds", {}), state.get("best")
+    score = lambda row: row["val_elbo"]
 
     for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
@@ -297,23 +296,23 @@ def main(args):
             epoch, train_elbo=train_elbo, val_elbo=val_elbo,
             val_reconstruction=val_elbo + kl, val_kl=kl, active_units=active,
         )  # fmt: skip
-        if val_elbo >= max(run.column("val_elbo")):
+        if max(run.history, key=score) is run.history[-1]:
             best = copy.deepcopy(model.state_dict())
         if epoch in stages(args.epochs):
-            grids[epoch] = snapshot(model, codes)
+            snapshots[epoch] = snapshot(model, codes)
         if args.zdim == 2 and epoch in (0, args.epochs // 2, args.epochs):  # Question 1.15
             manifolds[epoch] = snapshot(model, manifold_grid())
-        run.save(parts, best=best, grids=grids, manifolds=manifolds)
+        run.save(parts, best=best, snapshots=snapshots, manifolds=manifolds)
 
     if distributed.end():
         return
     model.load_state_dict(best)
     model.eval()
     run.save_model(sizes, model)
-    save_figures(run, f"{title(args)}, {train.title}", grids, manifolds, uniforms)
+    save_figures(run, f"{title(args)}, {train.title}", snapshots, manifolds, uniforms)
     run.seed(args.epochs + 1)
     test_elbo, test_log_likelihood = log_likelihood(model, run.progress(test, "test"), args.eval_samples)
-    chosen = max(run.history, key=lambda row: row["val_elbo"])
+    chosen = max(run.history, key=score)
     run.finish(
         [model], val_elbo=chosen["val_elbo"], best_epoch=chosen["epoch"], active_units=chosen["active_units"],
         test_elbo=test_elbo, test_log_likelihood=test_log_likelihood, eval_samples=args.eval_samples,

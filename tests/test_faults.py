@@ -210,7 +210,7 @@ VALUES = st.recursive(
     max_leaves=5,
 )
 SIZES = ["hidden_dim", "z_dim", "latent_dim", "width", "n_flows", "n_hidden", "alpha", "arch", "mix", "dequantize",
-         "model", "likelihood", "layers", "decoder", "posterior", "prior", "flows", "depth"]  # fmt: skip
+         "model", "likelihood", "layers", "decoder", "posterior", "prior", "flows", "pixelcnn"]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *BEYOND])

@@ -54,6 +54,42 @@ def test_the_plain_member_is_the_vae_to_the_last_digit():
     assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
+@pytest.mark.parametrize("parts", [{}, {"prior": "coupling"}])
+def test_beta_weighs_the_gradient_of_the_kl_term_alone(parts):
+    model, x, found = member(**parts).train(), images(), {}
+    for beta in (1.0, 5.0):
+        model.beta = beta
+        torch.manual_seed(3)
+        reconstruction, kl = model.terms(x)
+        gradients = [
+            torch.autograd.grad(term.sum(), model.encoder.out.weight, retain_graph=True)[0]
+            for term in (reconstruction, kl)
+        ]
+        found[beta] = reconstruction, kl, *gradients
+    for one, five, factor in zip(found[1.0], found[5.0], (1, 1, 1, 5)):
+        torch.testing.assert_close(five, factor * one)
+
+
+@pytest.mark.parametrize(
+    "parts", [{}, {"prior": "coupling"}, {"prior": "coupling", "decoder": "pixelcnn", "pixelcnn": (2, 1)}]
+)
+def test_samples_are_those_of_the_prior_and_the_decoder(parts):
+    model = member(z_dim=2, **parts).float()
+    torch.manual_seed(4)
+    images_, means = model.sample(3000 if "decoder" not in parts else 400)
+    assert images_.shape == means.shape == (len(means), 1, 28, 28)
+    assert set(images_.unique().tolist()) <= {0.0, 1.0}
+    assert images_.mean().item() == pytest.approx(means.mean().item(), abs=0.003)
+    if "decoder" not in parts:
+        torch.manual_seed(4)
+        z = model.from_noise(torch.randn(3000, 2))
+        torch.testing.assert_close(means, model.decoder(z).view_as(means))
+        if model.prior:  # its density at these z, as a sample average of 1 / p(z) over a box, gives the box's area
+            inside = (z.abs() < 1).all(1)
+            area = (inside / model.prior.log_prob(z).exp()).mean().item()
+            assert area == pytest.approx(4, rel=0.2)
+
+
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_flows_log_determinant_is_that_of_its_jacobian(name):
     model, context = member(posterior=name), torch.randn(1, family.CONTEXT).double()
@@ -322,7 +358,7 @@ def test_the_aggregate_posteriors_distance_from_the_prior_is_the_known_one_of_a_
 def test_a_variant_trains_draws_and_is_analysed(checkout):
     """test_training.py has others, in its own process."""
     words = "--quick --data glyphs-binary --hidden 32 --zdim 4 --epochs 1 --eval-images 20 --name variant"
-    checkout.run(SCRIPT, *words.split(), "--posterior", "iaf", "--prior", "coupling", "--depth", "2")
+    checkout.run(SCRIPT, *words.split(), "--posterior", "iaf", "--prior", "coupling")
     folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "variant"
     results = json.loads((folder / "results.json").read_text())
     assert results["curves"]["val_elbo"][1] > results["curves"]["val_elbo"][0]
@@ -379,13 +415,13 @@ def test_an_autoencoder_has_neither_noise_nor_a_kl_term():
 
 def test_residual_networks_start_without_blocks_and_all_their_weights_learn():
     torch.manual_seed(0)
-    model = family.Family(z_dim=3, net="conv", channels=2, depth=2).double()
+    model = family.Family(z_dim=3, net="conv", channels=2).double()
     x, z = images(6), torch.randn(2, 6, 3).double()
     before = model.decoder.logits(z)
     assert before.shape == (2, 6, 784)
     torch.testing.assert_close(before[1, 4], model.decoder.logits(z[1, 4][None])[0])
     blocks = [module for module in model.modules() if isinstance(module, residual.Block)]
-    assert len(blocks) == 8
+    assert len(blocks) == 4
     for block in blocks:
         maps = torch.randn(1, block.first.in_channels, 7, 7).double()
         assert torch.equal(block(maps), maps)
@@ -397,9 +433,11 @@ def test_residual_networks_start_without_blocks_and_all_their_weights_learn():
 
 
 def test_feature_maps_keep_their_place_on_the_way_to_pixels():
-    """Without blocks, a feature of the upper left of 7 x 7 positions changes pixels in the upper left corner only."""
+    """A feature of the upper left of 7 x 7 positions changes pixels in the upper left corner only.
+
+    (Blocks start as the identity.)"""
     torch.manual_seed(0)
-    decoder = residual.ConvDecoder(3, 0)
+    decoder = residual.ConvDecoder(3)
     h = torch.randn(2, 98 * 3)
     h[1] = h[0]
     h[1, :6] += 1.0  # all features of the first position
@@ -407,7 +445,7 @@ def test_feature_maps_keep_their_place_on_the_way_to_pixels():
     assert changed[:6, :6].any()
     assert not changed[10:].any()
     assert not changed[:, 10:].any()
-    encoder = residual.ConvEncoder(3, 0)
+    encoder = residual.ConvEncoder(3)
     x = torch.zeros(2, 784)
     x[1, 0] = 1.0
     features = (encoder(x)[0] != encoder(x)[1]).view(7, 7, 6)

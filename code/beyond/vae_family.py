@@ -45,13 +45,15 @@ import a3_vae_template as vae
 from a3_nf_template import Coupling, log_prior
 from beyond.autoregressive import PixelCNN
 from common import cli, figures, models
-from common.devices import at_least_float32, in_double
+from common.devices import at_least_float32
 from common.run import Run, one_cycle
 from datasets.bmnist import BINARY, bmnist
 from datasets.mnist import GREY, mnist
+from nets.muon import Muon
 from nets.residual import ConvDecoder, ConvEncoder
 
 CONTEXT = 100  # image features that a posterior flow is conditioned on
+MUON = 0.02  # peak learning rate for the weights between hidden layers of a PixelCNN decoder
 GAUSSIAN = ("gaussian", "learned-gaussian")
 PARTS = {  # option value: words for titles
     "gaussian": "Gaussian decoder, variance 1/2", "learned-gaussian": "Gaussian decoder, learned variance",
@@ -200,7 +202,7 @@ class GridEncoder(vae.Encoder):
     def forward(self, input):
         with torch.no_grad(), torch.autocast(input.device.type, enabled=False):  # the decoder learns through z alone
             logits = self.logits_of(self.grid)  # [side^2, 784]
-            log_px_z = input @ logits.T - vae.softplus(logits).sum(1)  # [..., side^2]
+            log_px_z = input @ logits.T - F.softplus(logits).sum(1)  # [..., side^2]
             # The posterior is often narrower than the grid's spacing. The fourth root spreads it over several points.
             posterior = torch.softmax(log_px_z / 4, -1)
         correction, std = super().forward(self.scale * posterior)
@@ -208,9 +210,9 @@ class GridEncoder(vae.Encoder):
 
 
 class PixelDecoder(PixelCNN):
-    """p(x|z) pixel by pixel: a small PixelCNN conditioned on the output of the VAE's decoder."""
+    """p(x|z) pixel by pixel: a PixelCNN conditioned on the output of the VAE's decoder."""
 
-    def __init__(self, n_hidden=16, layers=4):
+    def __init__(self, n_hidden, layers):
         super().__init__(1, n_hidden, layers)
         self.condition = nn.Conv2d(1, n_hidden, 3, padding=1)
         self.given = None
@@ -245,27 +247,24 @@ class Family(vae.VAE):
     """A VAE with exchangeable decoder, posterior and prior; with the defaults, exactly the VAE."""
 
     def __init__(
-        self, hidden_dim=500, z_dim=20, decoder="bernoulli", posterior="diagonal", prior="normal", flows=4, depth=1,
-        net="mlp", channels=64, autoencoder=False, encoder="pixels",
+        self, hidden_dim=500, z_dim=20, decoder="bernoulli", posterior="diagonal", prior="normal", flows=4,
+        net="mlp", channels=64, pixelcnn=(16, 4), autoencoder=False, encoder="pixels",
     ):  # fmt: skip
         super().__init__(hidden_dim, z_dim)
         if net == "conv":
             hidden_dim = 98 * channels
-            self.encoder.hidden, self.encoder.out = ConvEncoder(channels, depth), nn.Linear(hidden_dim, 2 * z_dim)
-            self.decoder.hidden, self.decoder.out = nn.Linear(z_dim, hidden_dim), ConvDecoder(channels, depth)
-        else:
-            for half in self.encoder, self.decoder:  # further hidden layers
-                for _ in range(depth - 1):
-                    half.hidden = nn.Sequential(half.hidden, nn.GELU(), nn.Linear(hidden_dim, hidden_dim))
+            self.encoder.hidden, self.encoder.out = ConvEncoder(channels), nn.Linear(hidden_dim, 2 * z_dim)
+            self.decoder.hidden, self.decoder.out = nn.Linear(z_dim, hidden_dim), ConvDecoder(channels)
         if encoder == "grid":
             self.encoder = GridEncoder(self.decoder, hidden_dim)
-        self.autoencoder, self.free_bits, self.samples = autoencoder, 0.0, 1
+        self.autoencoder = autoencoder
+        self.beta, self.free_bits, self.samples = 1.0, 0.0, 1  # of the objective in training
         self.flow = None
         if posterior != "diagonal":
             self.context = nn.Linear(hidden_dim, CONTEXT)
             self.flow = POSTERIORS[posterior](z_dim, flows)
         self.prior = FlowPrior(z_dim) if prior == "coupling" else None
-        self.pixels = PixelDecoder() if decoder == "pixelcnn" else None
+        self.pixels = PixelDecoder(*pixelcnn) if decoder == "pixelcnn" else None
         self.gaussian = decoder in GAUSSIAN
         log_variance = torch.tensor(math.log(0.5))
         if decoder == "learned-gaussian":
@@ -322,7 +321,12 @@ class Family(vae.VAE):
 
     def terms(self, input):
         """Like VAE.terms: E_q[log p(x|z)] and KL(q(z|x) || p(z)), each [B], with the gradients of the objective."""
-        x = input.flatten(1)
+        reconstruction, kl = self.unweighted_terms(input.flatten(1))
+        if self.training and self.beta != 1:
+            kl = vae.with_gradient_of(self.beta * kl, kl)
+        return reconstruction, kl
+
+    def unweighted_terms(self, x):
         if self.autoencoder:  # the code is the encoder's mean
             reconstruction = self.log_px_z(x, self.code(x))
             return reconstruction, torch.zeros_like(reconstruction)
@@ -344,9 +348,26 @@ class Family(vae.VAE):
         return reconstruction, kl
 
     @torch.no_grad()
+    def sample(self, n_samples):
+        """Like VAE.sample: binary images and the means of their pixels, each [n, 1, 28, 28]."""
+        device = next(self.parameters()).device
+        z = self.from_noise(torch.randn(n_samples, self.z_dim, device=device))
+        if self.pixels is None:
+            means = self.decoder(z)
+            images = torch.bernoulli(means)
+        else:
+            images, logits = self.sample_pixels(z, torch.rand(n_samples, 784, device=device))
+            means = torch.sigmoid(logits)
+        return images.view(-1, 1, 28, 28), means.view(-1, 1, 28, 28)
+
+    def from_noise(self, noise):
+        """Normal noise to samples z of the prior, each [n, D]."""
+        return noise if self.prior is None else self.prior.from_noise(noise)
+
+    @torch.no_grad()
     def draw(self, noise, uniforms):
         """Images in 0..1 from normal noise: decoder means, or samples if the decoder is a PixelCNN."""
-        z = noise if self.prior is None else self.prior.from_noise(noise)
+        z = self.from_noise(noise)
         return self.decoder(z) if self.pixels is None else self.sample_pixels(z, uniforms)[0]
 
     @torch.no_grad()
@@ -367,20 +388,9 @@ def diagnose(model, data):
     return float(reconstruction), float(kl), vae.diagnose(model, data)[1]
 
 
-@torch.no_grad()
 def log_likelihood(model, data, n_samples):
-    """(average bound, average importance-sampling estimate of log p(x)), as in a3_vae_template.py, for any variant."""
-    device = next(model.parameters()).device
-    images_at_once, chunk = (20, 250) if model.pixels is None else (4, 50)
-    bound, estimate, images = 0.0, 0.0, 0
-    for batch in data:
-        for x in batch.to(device).flatten(1).split(images_at_once):
-            sizes = [min(chunk, n_samples - start) for start in range(0, n_samples, chunk)]
-            log_w = torch.cat([in_double(model.log_weights(x, size)) for size in sizes])  # [S, B]
-            bound += float(log_w.mean(0).sum())
-            estimate += float((log_w.logsumexp(0) - math.log(n_samples)).sum())
-            images += len(x)
-    return bound / images, estimate / images
+    """(average bound, average importance-sampling estimate of log p(x)), as in a3_vae_template.py."""
+    return vae.log_likelihood(model, data, n_samples, (250, 20) if model.pixels is None else (50, 4))
 
 
 def clip_gradients(optimizer, *_):
@@ -390,7 +400,7 @@ def clip_gradients(optimizer, *_):
     nn.utils.clip_grad_norm_([weights for group in optimizer.param_groups for weights in group["params"]], 100.0)
 
 
-def save_figures(run, title, grids, what):
+def save_figures(run, title, snapshots, what):
     """The bound and its two terms, which an autoencoder lacks; images decoded from fixed codes during training."""
     epochs = run.column("epoch")
     lines = {"-log p(x|z)": [-x for x in run.column("val_reconstruction")[1:]]}
@@ -400,7 +410,7 @@ def save_figures(run, title, grids, what):
         lines["KL(q || p)"] = run.column("val_kl")[1:]
     title_of_terms = f"{title}, validation images"
     figures.curves(run.figure("terms.pdf"), epochs[1:], lines, ylabel="nats per image", title=title_of_terms)
-    grids = {f"epoch {epoch}": grid / 255 for epoch, grid in grids.items()}
+    grids = {f"epoch {epoch}": grid / 255 for epoch, grid in snapshots.items()}
     figures.image_grids(run.figure("samples.png"), grids, 6, f"{title}: {what} of p(x|z) for the same z")
 
 
@@ -454,32 +464,35 @@ def main(args):
 
     torch.manual_seed(args.seed)
     sizes = {"hidden_dim": args.hidden, "z_dim": args.zdim, "decoder": args.decoder, "posterior": args.posterior,
-             "prior": args.prior, "flows": args.flows, "depth": args.depth, "net": args.net, "channels": args.channels,
-             "autoencoder": args.autoencoder, "encoder": args.encoder}  # fmt: skip
+             "prior": args.prior, "flows": args.flows, "net": args.net, "channels": args.channels,
+             "pixelcnn": args.pixelcnn, "autoencoder": args.autoencoder, "encoder": args.encoder}  # fmt: skip
     model = Family(**sizes).to(run.device)
     model.samples, model.free_bits = args.samples, args.free_bits
     # Coupling flows diverged at the full learning rate: flows use a third of it. Layers that compute a flow's weights
     # from the image use a tenth: at a third, Sylvester flows were far worse.
     slower = lambda name: 10 if name.startswith("flow.amortised.") else 3 if name.startswith(("flow.", "prior.")) else 1
     rates = {k: args.lr / k for k in (1, 3, 10)}
-    groups = [{"params": [w for name, w in model.named_parameters() if slower(name) == k]} for k in rates]
-    optimizer = torch.optim.AdamW(groups, args.lr, weight_decay=0.02, fused=True)
-    schedule = one_cycle(optimizer, list(rates.values()), args.epochs * len(train))
+    full, *others = ([w for name, w in model.named_parameters() if slower(name) == k] for k in rates)
+    hidden = [] if model.pixels is None else model.pixels.hidden()  # without any, Muon is AdamW
+    optimizer = Muon(full, args.lr, hidden, MUON, 1e-4, weight_decay=0.02, fused=True)
+    for weights in others:
+        optimizer.add_param_group({"params": weights})
+    schedule = one_cycle(optimizer, [args.lr, MUON, *list(rates.values())[1:]], args.epochs * len(train))
     if not model.standard or (args.net, args.encoder) != ("mlp", "pixels"):
         optimizer.register_step_pre_hook(clip_gradients)
     codes, uniforms = torch.randn(36, args.zdim), torch.rand(36, 784)  # fixed, so that epochs are comparable
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     state = run.load(parts)
-    grids, best = state.get("grids", {}), state.get("best")
+    snapshots, best = state.get("snapshots", {}), state.get("best")
     # The best epoch by validation bound if the bound is the objective, otherwise the last epoch.
     for_bound = args.beta == 1 and args.samples == 1 and not args.free_bits and not args.autoencoder
-    bound = lambda value: None if args.autoencoder else value
+    bound, score = lambda value: None if args.autoencoder else value, lambda row: row["val_elbo"]
 
     for epoch in range(len(run.history), args.epochs + 1):
         run.seed(epoch)
         if epoch == 0:
             model.eval()
-            train_elbo, val_elbo = vae.epoch_iter(model, train, None), vae.epoch_iter(model, val, None)
+            train_elbo, val_elbo = vae.epoch_iter(model, train.subset(5000), None), vae.epoch_iter(model, val, None)
         else:
             model.beta = args.beta * min(1.0, epoch / (args.warmup + 1))
             train.share = max(0.0, 1 - (epoch - 1) / (0.9 * args.epochs))
@@ -489,24 +502,24 @@ def main(args):
             epoch, train_elbo=bound(train_elbo), val_elbo=bound(val_elbo),
             val_reconstruction=reconstruction, val_kl=bound(kl), active_units=active,
         )  # fmt: skip
-        if for_bound and val_elbo >= max(run.column("val_elbo")):
+        if for_bound and max(run.history, key=score) is run.history[-1]:
             best = copy.deepcopy(model.state_dict())
         if epoch in vae.stages(args.epochs):
             drawn = model.draw(codes.to(run.device), uniforms.to(run.device))
-            grids[epoch] = (255 * drawn).round().to(torch.uint8).cpu()
-        run.save(parts, best=best, grids=grids)
+            snapshots[epoch] = (255 * drawn).round().to(torch.uint8).cpu()
+        run.save(parts, best=best, snapshots=snapshots)
 
     if for_bound:
         model.load_state_dict(best)
     model.eval()
     run.save_model(sizes, model)
-    save_figures(run, f"{title(args)}, {train.title}", grids, "samples" if model.pixels else "means")
+    save_figures(run, f"{title(args)}, {train.title}", snapshots, "samples" if model.pixels else "means")
     run.seed(args.epochs + 1)
     batches = run.progress(test.subset(args.eval_images), "test")
     test_elbo = test_log_likelihood = None
     if not args.autoencoder:
         test_elbo, test_log_likelihood = log_likelihood(model, batches, args.eval_samples)
-    chosen = max(run.history, key=lambda row: row["val_elbo"]) if for_bound else run.history[-1]
+    chosen = max(run.history, key=score) if for_bound else run.history[-1]
     run.finish(
         [model], **{key: chosen[key] for key in ("val_elbo", "val_reconstruction", "val_kl", "active_units")},
         best_epoch=chosen["epoch"], test_elbo=test_elbo, test_log_likelihood=test_log_likelihood,
@@ -540,9 +553,9 @@ def parse_args(words=None):
     group.add_argument(
         "--net", choices=["mlp", "conv"], default="mlp", help="fully connected, or residual convolutional"
     )
-    text = "hidden layers of encoder and decoder; with --net conv, blocks of each size of their feature maps"
-    group.add_argument("--depth", type=number(int, 1, 10), default=1, help=text)
     group.add_argument("--channels", type=number(int, 1, 1000), default=64, help="feature maps of 14 x 14, --net conv")
+    text = "feature maps and layers of --decoder pixelcnn"
+    group.add_argument("--pixelcnn", type=number(int, 1, 1000), nargs=2, default=[16, 4], metavar=("C", "L"), help=text)
     group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
     group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="peak learning rate")
     text = "importance samples per image for the test log p(x)"

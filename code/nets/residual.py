@@ -27,11 +27,11 @@ class Block(nn.Module):
 class ConvEncoder(nn.Module):
     """Images [..., 784] to features [..., 98 C]: C maps of 14 x 14, then 2 C maps of 7 x 7."""
 
-    def __init__(self, channels, blocks):
+    def __init__(self, channels):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(1, channels, 5, 2, 2), *(Block(channels) for _ in range(blocks)),
-            nn.Conv2d(channels, 2 * channels, 3, 2, 1), *(Block(2 * channels) for _ in range(blocks)),
+            nn.Conv2d(1, channels, 5, 2, 2), Block(channels),
+            nn.Conv2d(channels, 2 * channels, 3, 2, 1), Block(2 * channels),
         ).to(memory_format=torch.channels_last)  # fmt: skip
 
     def forward(self, x):
@@ -43,11 +43,10 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """Features [..., 98 C] to logits [..., 784]: 2 C maps of 7 x 7, C maps of 14 x 14, 4 maps with a pixel each."""
 
-    def __init__(self, channels, blocks):
+    def __init__(self, channels):
         super().__init__()
         self.layers = nn.Sequential(
-            *(Block(2 * channels) for _ in range(blocks)), nn.ConvTranspose2d(2 * channels, channels, 4, 2, 1),
-            *(Block(channels) for _ in range(blocks)), nn.GELU(),
+            Block(2 * channels), nn.ConvTranspose2d(2 * channels, channels, 4, 2, 1), Block(channels), nn.GELU(),
         ).to(memory_format=torch.channels_last)  # fmt: skip
         self.last = nn.Conv2d(channels, 4, 3, padding=1)
 

@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 
 from a3_gan_template import spherical, straight
 from a3_nf_template import log_prior
-from a3_vae_template import kl_per_dimension, softplus
+from a3_vae_template import kl_per_dimension
 from beyond.vae_family import log_likelihood
 from common import figures
 from study import charts
@@ -38,17 +38,12 @@ def two_dimensions(run, title, model, val, test):
 def log_px_given_z(model, x, z):
     """log p(x|z) in nats for each image x [N, 784] and each code z [L, D]: [N, L]."""
     parts = (model.decoder.logits(part) for part in z.split(1000))  # larger parts do not fit into caches
-    return torch.cat([x @ logits.T - softplus(logits).sum(1) for logits in parts], 1)  # log Bern = x l - softplus(l)
+    return torch.cat([x @ logits.T - F.softplus(logits).sum(1) for logits in parts], 1)  # log Bern = x l - softplus(l)
 
 
 def log_weights_of_q(model, x, n):
-    """log p(x|z) p(z) / q(z|x) for n samples of q(z|x) per image: [N, n]."""
-    rows = []
-    for image, mean, std in zip(x, *model.encoder(x)):
-        eps = torch.randn(n, len(mean), device=x.device)
-        z = mean + std * eps
-        rows.append(log_px_given_z(model, image[None], z)[0] + (0.5 * (eps**2 - z**2) + std.log()).sum(1))
-    return torch.stack(rows)
+    """log p(x|z) p(z) / q(z|x) for n samples of q(z|x) per image: [N, n]. One image at a time fits into caches."""
+    return torch.cat([model.log_weights(image[None], n).T for image in x])
 
 
 def estimates_of_log_px(run, title, model, val, n_images=50):
