@@ -115,7 +115,7 @@ RUNS = [
     variant("pixelcnn-warmup2", "PixelCNN decoder, KL warm-up, 2 epochs",
            "--decoder pixelcnn --epochs 4 --warmup 2", 700, short="--epochs 1 --warmup 0"),
     variant("pixelcnn-large", "PixelCNN decoder, 32 channels, coupling prior",
-           "--decoder pixelcnn --pixelcnn 32 7 --prior coupling --batch_size 16 --lr 0.003 --epochs 4 --warmup 1",
+           "--decoder pixelcnn --pixelcnn 32 7 --prior coupling --batch_size 16 --lr 0.001 --epochs 4 --warmup 1",
            1500, short="--epochs 1 --warmup 0", publishing="--eval_samples 20 --eval_images 10000", results=BOUND,
            weights=True, published=False),
     variant("gaussian", "Gaussian decoder, variance 1/2", "--decoder gaussian", kind="grey"),
