@@ -42,14 +42,14 @@ def race(path, panels):
 
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limits=None):
     """Points in the plane, coloured by class 0..9. The number of a class stands where it is dense and alone."""
-    figure, axes = plt.subplots(figsize=(2.3, 2.45), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.5, 1.65), layout="constrained")
     points, labels = np.asarray(points), np.asarray(labels)
     shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another
     axes.scatter(*points[shown].T, s=0.3, c=plt.cm.tab10(labels[shown]), linewidths=0, rasterized=True)
     total, *edges = np.histogram2d(*points.T, bins=12)
     for digit in np.unique(labels):
         outline = [patheffects.withStroke(linewidth=2, foreground="white")]
-        style = {"color": plt.cm.tab10(digit), "fontsize": 8, "weight": "bold", "path_effects": outline}
+        style = {"color": plt.cm.tab10(digit), "fontsize": 7, "weight": "bold", "path_effects": outline}
         counts = np.histogram2d(*points[labels == digit].T, bins=edges)[0]
         cell = np.unravel_index((counts**2 / np.maximum(1, total)).argmax(), counts.shape)
         middle = [(edge[i] + edge[i + 1]) / 2 for edge, i in zip(edges, cell)]
@@ -111,7 +111,8 @@ def gaps(path, values, title=""):
         each = np.asarray(each)
         style = {"color": COLOURS[i], "linestyle": ["-", "--"][i % 2], "label": f"{label}, mean {each.mean():.2f}"}
         axes.hist(each.clip(1.01 * edges[0], 0.99 * edges[-1]), edges, histtype="step", **style)
-    axes.set(xscale="log", xlabel="nats per image", ylabel="images", title=title)
+    axes.set(xscale="log", xlabel="nats per image", ylabel="images")
+    figure.suptitle(title, fontsize=7)  # a long title over the axes would make the figure wider
     axes.margins(y=0.45)  # room for the legend
     axes.legend()
     finish(figure, path)
