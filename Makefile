@@ -77,7 +77,7 @@ chromium: ## install Chromium for the tests of the page (root on Debian or Ubunt
 	  { echo "Chromium is missing, so the tests of the page are skipped"; exit 1; }
 
 test: $(READY) lint ## lint and fast tests, under 3 minutes
-	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## the slow tests
 	@$(PYTHON) -m pytest -m slow
@@ -100,7 +100,7 @@ clean: ## delete the environment and caches, keep data and runs
 
 ##@ Publish
 seeds: $(READY) ## train and summarise runs with three seeds; hours, resumable
-	@$(PYTHON) code/study/train.py --seeds
+	@$(PYTHON) code/study/train.py --seeds --published
 	@$(PYTHON) code/study/seeds.py
 
 publish: $(READY) ## publish your finished runs on real data

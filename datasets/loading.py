@@ -1,8 +1,8 @@
 """Batches of images in memory, and the search for a dataset.
 
 The modules `mnist` and `bmnist` list their datasets in order of preference. A dataset is searched for in `root`, in the
-folder A3_DATA, in the cache and on its servers. With the name "auto" the first available dataset is used. If this is
-the built-in glyph digits, a warning is printed.
+folder A3_DATA, in the cache and on its servers (static binary MNIST: in the cache first). With the name "auto" the
+first available dataset is used. If this is the built-in glyph digits, a warning is printed.
 """
 
 import copy

@@ -10,7 +10,6 @@ files define macros under their own name: \\val{comparison}{gan/parameters}, \\v
 of several seeds also define \\val{seeds}{nf/val_bpd/pm}, their mean and standard deviation.
 """
 
-import json
 import math
 import os
 import re
@@ -112,15 +111,14 @@ def name_of(path):
     return f"{path.parent.name}-analyses" if path.stem == "analyses" else path.stem
 
 
-def macros(files):
-    """One definition per number in these results files."""
+def macros(contents):
+    """One definition per number in {results file: its content}."""
     lines = []
-    for path in files:
-        result = json.loads(path.read_text())
+    for path, result in contents.items():
         if "final" not in result:
             if "prior_share" in result:  # Question 1.4: the share in each of two dimensions, and in 20 such dimensions
                 per_dimension = result["prior_share"] ** 0.5
-                result |= {"share_per_dimension": per_dimension, "share_in_20": per_dimension**20}
+                result = result | {"share_per_dimension": per_dimension, "share_in_20": per_dimension**20}
             lines += define(name_of(path), "", result)
             continue
         numbers = {key: value for key, value in result.items() if key not in ("curves", "final")}
@@ -220,7 +218,7 @@ def write_tables(folder, others, variants, autoregressive):
 
 def own_runs(quick):
     """(results files, figures folder, banner) of the user's runs, on the preferred data available."""
-    files, banner = [], "These are quick runs with small settings." if quick else ""
+    files, other_data = [], []
     runs, copies = runs_folder(quick), runs_folder(quick) / "report-figures"
     shutil.rmtree(copies, ignore_errors=True)
     copies.mkdir(parents=True)
@@ -230,12 +228,15 @@ def own_runs(quick):
             files += [path for path in (folder / "results.json", folder / "analyses.json") if path.exists()]
             shutil.copytree(folder / "figures", copies / entry.name)
             if results["data"] != entry.data[0]:
-                banner = f"These runs used {tables.DATA[results['data']]}: the numbers are not comparable with MNIST."
+                other_data.append(tables.DATA[results["data"]])
     for file, figures, target in publish.MEASURED.values():
         if (runs / file).exists():
             files.append(runs / file)
             if figures and (runs / figures).exists():
                 publish.copy_figures(runs / figures, copies / target)
+    banner = "Quick runs with small settings. " if quick else ""
+    if other_data:
+        banner += f"Data: {' and '.join(dict.fromkeys(other_data))}. The numbers are not comparable with MNIST."
     return files, f"{os.path.relpath(copies, ROOT / 'report')}/", banner
 
 
@@ -270,13 +271,13 @@ def main(args):
     build = runs_folder(args.quick) / "report-build" if args.user else ROOT / "report" / "build"
     build.mkdir(parents=True, exist_ok=True)
     files, figures, banner = own_runs(args.quick) if args.user else (sorted(RESULTS.glob("*.json")), "figures/", "")
-    contents = {path: json.loads(path.read_text()) for path in files}
+    contents = {path: registry.read_json(path) for path in files}
     named = {content["run"]: content for content in contents.values() if "final" in content}
     others = {name_of(path): content for path, content in contents.items() if "final" not in content}
     variants = {entry.name: named[entry.name] for entry in registry.select(group="family") if entry.name in named}
     selected = registry.select(script=registry.AUTOREGRESSIVE)
     autoregressive = {entry.name: named[entry.name] for entry in selected if entry.name in named}
-    lines = [*macros(files), *define("formula", "", FORMULAS), *gains(variants)]
+    lines = [*macros(contents), *define("formula", "", FORMULAS), *gains(variants)]
     lines.append(rf"\def\figures{{{figures}}}")
     lines.append(rf"\def\banner{{{banner}}}")
     lines.append(rf"\def\missing{{{'not run' if args.user else ''}}}")
@@ -292,7 +293,10 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("--user", action="store_true", help="use your own runs and compile the report")
     parser.add_argument("--quick", action="store_true", help="with --user: use quick runs")
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if args.quick and not args.user:
+        parser.error("--quick needs --user")
+    return args
 
 
 if __name__ == "__main__":

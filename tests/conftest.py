@@ -15,6 +15,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL = [5000, 2000, 2000]  # glyph digits in a checkout: reading all of them takes longer than training on a few
+SLOWEST = [f"test_{name}" for name in ("run", "evaluate", "analyses", "page", "training", "faults", "vae_family")]
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
@@ -32,6 +34,7 @@ def run_script(command, cwd, environment, out, err):
     """In a new process: what `python SCRIPT WORDS` does."""
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.fsync = lambda descriptor: None
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by tests that were started with nohup
     os.environ.clear()
     os.environ.update(environment)
@@ -42,6 +45,19 @@ def run_script(command, cwd, environment, out, err):
     sys.path[:] = [str(Path(script).parent), *(path for path in sys.path if not path.startswith(str(ROOT / "tests")))]
     sys.path[:] = [path for path in sys.path if path not in (str(ROOT), str(ROOT / "code"))]
     runpy.run_path(script, run_name="__main__")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first, so that no process is idle at the end."""
+    items.sort(key=lambda item: [*SLOWEST, item.path.stem].index(item.path.stem))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fsync():
+    """It takes milliseconds for each file and only matters when the power fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 class Child:
@@ -82,6 +98,9 @@ class Checkout:
         self.outputs.mkdir()
         for part in ("code", "datasets"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        glyphs = folder / "datasets" / "glyphs.py"
+        before, after = glyphs.read_text().split("SIZES = [50000, 10000, 10000]")
+        glyphs.write_text(f"{before}SIZES = {SMALL}{after}")
         self.environment = {
             **os.environ, "A3_CACHE": str(cache), "PYTHONDONTWRITEBYTECODE": "1", "https_proxy": "http://127.0.0.1:1",
         }  # fmt: skip
@@ -123,6 +142,14 @@ class Checkout:
         assert not (self.folder / "runs" / folder / "results.json").exists()
 
 
+def run_program(folder, program, *words, cwd=ROOT, environment=os.environ):
+    """The finished process of a program that is given as text; its file and its output are written to `folder`."""
+    (folder / "program.py").write_text(program)
+    child = Child(folder, [str(folder / "program.py"), *map(str, words)], cwd, dict(environment))
+    out, err = child.communicate()
+    return subprocess.CompletedProcess(words, child.returncode, out, err)
+
+
 @pytest.fixture(scope="session")
 def glyph_cache():
     """The folder with the drawn digits: the checkout's own, filled once."""
@@ -142,15 +169,34 @@ def empty_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def only_glyphs(tmp_path_factory, glyph_cache):
-    """A data cache in which there is nothing but the glyphs, whatever this machine has."""
+    """A data cache with nothing but the first glyphs of each split, whatever this machine has."""
+    from datasets import download, glyphs
+
+    splits, labels, _ = glyphs.load()
     folder = tmp_path_factory.mktemp("cache")
-    (folder / "glyphs.cache").symlink_to((glyph_cache / "glyphs.cache").resolve())
+    few = lambda parts: torch.cat([part[:n] for part, n in zip(parts, SMALL)]).to(torch.uint8).numpy()
+    assert download.write_cache(folder / "glyphs.cache", images=few(splits), labels=few(labels)) is None
     return folder
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory, only_glyphs):
     return Checkout(tmp_path_factory.mktemp("a checkoüt"), only_glyphs)
+
+
+def refusal(module, words, capsys):
+    """What a script's main says about wrong words or files: one line, with status 2. The parser exits; what main finds
+    it raises, and cli.start makes a line and a status of that."""
+    from datasets.files import UserError
+
+    with pytest.raises((SystemExit, UserError)) as stop:
+        module.main(module.parse_args([*map(str, words)]))
+    exited = stop.type is SystemExit
+    assert (stop.value.code if exited else stop.value.exit_status) == 2
+    said = capsys.readouterr().err if exited else str(stop.value)
+    assert is_one_line(said), said
+    assert "None" not in said
+    return said
 
 
 def is_one_line(text):

@@ -37,7 +37,11 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "data_at_hand", lambda entries: {"grey": "glyphs"})
     monkeypatch.setattr(ablation, "call", call)
     monkeypatch.setattr(ablation, "code_digest", lambda script: "now")
-    plain = lambda entry, seed, data, quick, folder, budget: {"curve": [[0.0, 9.0], [budget / 2, 2.0], [budget, 3.0]]}
+
+    def plain(entry, seed, data, quick, folder, budget):
+        curve = [[0.0, 9.0], [budget / 2, 2.0], [budget, 3.0]]
+        return {"seconds": budget, "curve": curve, "commit": "that of the plain loop"}
+
     monkeypatch.setattr(ablation.race, "plain", plain)
     rows = {"plain": ("as handed out", None), "ours": ("ours", "--lr 0.1"), "wide": ("wider", "--hidden 9")}
     monkeypatch.setitem(ablation.ROWS, "nf", ("nf", "--epochs", "--eval_images 1", rows))
@@ -58,6 +62,7 @@ def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
     assert [row["name"] for row in table["rows"]] == ["plain", "ours"]
     plain, ours = table["rows"]
     assert (plain["seconds"], plain["value"], plain["epochs"]) == ([60, 60], [2, 2], [None, None])
+    assert plain["commit"] == "that of the plain loop"  # which may have been trained before
     assert (ours["seconds"], ours["value"], ours["epochs"]) == ([63, 63], [1.542, 1.543], [9, 9])
     assert table["metric"] == "val_bpd"
     assert "1.542" in capsys.readouterr().out
@@ -125,7 +130,7 @@ def test_the_vae_trains_for_the_epochs_that_fit_and_its_best_epoch_counts(monkey
 
     def changed_vae(images, epochs, changes):
         made.append((epochs, changes))
-        return loops.Loop(images, [], lambda: None, None, True, [VAE(4, 2)])
+        return loops.Loop([VAE(4, 2)], images, [], lambda: None, True)
 
     split = Batches(torch.zeros(8, 784), None, "glyphs-binary", "", 4, with_labels=False)
     monkeypatch.setattr(ablation.time, "perf_counter", lambda: next(clock))

@@ -12,9 +12,10 @@ import torch
 from a3_nf_template import Model
 from a3_vae_template import VAE
 from beyond.vae_family import Family
-from conftest import ROOT
+from common import files
+from conftest import ROOT, refusal
 from datasets.loading import Batches
-from study import analyses, latent
+from study import analyses, evaluate, latent
 
 
 @pytest.fixture
@@ -93,6 +94,43 @@ def test_the_best_diagonal_gaussian_for_a_correlated_one_is_the_known_one():
         best = latent.optimised_bound(log_mass, line, torch.tensor(start), torch.tensor([[0.3, 0.1]]), 60)
         assert best.item() == pytest.approx(-gap, abs=2e-3)
     assert gap > 0.3
+
+
+def test_known_shares_of_a_decoder_that_ignores_z(run, split):
+    """Prior, posterior and q are the same: 95 % of the posterior is 95 % of the prior, and q's ellipse holds 99 %."""
+    model = VAE(20, 2).eval()
+    torch.nn.init.zeros_(model.decoder.out.weight)
+    model.encoder.forward = lambda x: (torch.zeros(len(x), 2), torch.ones(len(x), 2))
+    with torch.no_grad():
+        found = latent.posteriors(run, "t", model, split, n_images=2)
+    assert found["prior_share"] == pytest.approx(0.95, abs=0.005)
+    assert found["posterior_in_q"] == pytest.approx(0.99, abs=0.005)
+    assert found["approximation_gap"] == pytest.approx(0, abs=1e-3)
+    assert found["amortisation_gap"] == pytest.approx(0, abs=1e-3)
+
+
+def test_estimates_grow_with_the_samples_towards_log_px(run, split):
+    torch.manual_seed(3)
+    model = VAE(20, 2).eval()
+    torch.nn.init.normal_(model.decoder.out.weight, std=0.3)
+    with torch.no_grad():
+        estimates = latent.estimates_of_log_px(run, "t", model, split, n_images=10)
+        exact = latent.posteriors(run, "t", model, split, n_images=10)["quadrature_log_px"]
+    values = [estimates[f"prior_{n}"] for n in (1, 10, 100, 10000)]
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(exact, abs=0.5)
+    assert estimates["q_1000"] == pytest.approx(exact, abs=0.5)
+    assert estimates["q_1"] < estimates["q_1000"]
+
+
+def test_the_nearest_training_images_are_the_nearest(run, monkeypatch):
+    train = Batches(torch.randint(256, (300, 784), dtype=torch.uint8), torch.zeros(300), "glyphs", "", 2, True)
+    shown = {}
+    monkeypatch.setattr(analyses.figures, "image_grids", lambda path, grids, columns: shown.update(grids))
+    samples = train.images[50:60].float() / 255
+    analyses.save_neighbours(run, "t", samples, train)
+    ((_, pictures),) = shown.items()
+    assert torch.equal(pictures, torch.cat([samples, samples]))
 
 
 def test_every_number_that_the_report_quotes_is_made(run, split):
@@ -205,9 +243,10 @@ def test_a_finished_run_is_analysed_from_its_model_file(name, trained, checkout)
     assert ("norm_ratio" in numbers) == (name == "gan")
 
 
-def test_a_run_of_an_older_version_without_a_model_file_is_refused_in_one_line(trained, checkout):
+def test_a_run_of_an_older_version_without_a_model_file_is_refused_in_one_line(trained, checkout, monkeypatch, capsys):
+    monkeypatch.setattr(files, "ROOT", checkout.folder)
     (trained / "nf" / "model.pt").rename(trained / "nf" / "kept.pt")
-    for words in (["study/analyses.py", "nf", "--quick"], ["study/evaluate.py", "--quick", "--only", "nf"]):
-        done = checkout.run(*words, status=2)
-        assert "an older version of the code made it: repeat the run with --fresh" in done.stderr
+    for module, words in ((analyses, ["nf", "--quick"]), (evaluate, ["--quick", "--only", "nf"])):
+        said = refusal(module, words, capsys)
+        assert "an older version of the code made it: repeat the run with --fresh" in said
     (trained / "nf" / "kept.pt").rename(trained / "nf" / "model.pt")

@@ -20,7 +20,7 @@ def test_operations_are_counted_forward_and_backward_with_every_place_of_a_convo
         torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(3 * 16, 5)
     )  # fmt: skip
     x = torch.zeros(2, 1, 4, 4)
-    loop = loops.Loop(None, [], lambda: net(x).sum().backward(), None, False)
+    loop = loops.Loop([net], None, [], lambda: net(x).sum().backward(), False)
     convolution, linear = 2 * 3 * 9 * 16, 2 * 3 * 16 * 5  # a multiplication and an addition for each weight and place
     # backward: to the weights and to the inputs, but not to the image
     assert bench.count_operations(loop) == 2 * (2 * convolution + 3 * linear)
@@ -67,7 +67,8 @@ def test_the_flow_that_is_timed_is_the_one_that_the_script_trains(options, glyph
 @pytest.mark.parametrize("name", ["vae-z20", "nf-multiscale"])
 def test_a_comparison_has_every_metric_of_all_sides(name, machine, glyph_cache, monkeypatch):
     monkeypatch.setattr(devices, "has_fast_bf16", lambda device_type: True)
-    result = bench.compare(name, machine, images=70, repeats=2, samples=10)
+    monkeypatch.setattr(loops, "MULTISCALE", [*loops.MULTISCALE, "--flows", "1", "--hidden", "8"])
+    result = bench.compare(name, machine, images=70, repeats=2)
     sides = {"ours", "float32", "plain"} if name == "vae-z20" else {"ours", "float32"}
     assert (result["ours"]["matrix_rate"], result["float32"]["matrix_rate"]) == ("bfloat16", "float32")
     assert sides == result.keys() - {"ratio", "ratio_spread"}
@@ -76,7 +77,7 @@ def test_a_comparison_has_every_metric_of_all_sides(name, machine, glyph_cache, 
         metrics = result[side]
         parts = [metrics[f"{part}_milliseconds"] for part in ("forward", "backward", "optimiser", "data")]
         assert all(part > 0 for part in parts)
-        for key in ("images_per_second", "images_per_second_spread", "share_of_matrix_rate", "samples_per_second"):
+        for key in ("images_per_second", "images_per_second_spread", "share_of_matrix_rate"):
             assert metrics[key] > 0
     for header, rows in tables.bench({name: result}):
         assert len(rows) == len(sides)
@@ -100,13 +101,11 @@ def test_a3_float32_switches_bfloat16_off(monkeypatch):
 def test_the_loop_in_float32_is_timed_in_float32(machine, monkeypatch):
     monkeypatch.setattr(devices, "has_fast_bf16", lambda device_type: True)
     kinds, data = [], loops.grey_images([])
-    loop = lambda *_: loops.Loop(
-        loops.TimedLoader(data), [], lambda: kinds.append(bench.fast_bf16("cpu")), lambda n: None, True
-    )
+    loop = lambda *_: loops.Loop([], loops.TimedLoader(data), [], lambda: kinds.append(bench.fast_bf16("cpu")), True)
     monkeypatch.setitem(loops.MODELS, "made up", (loop, None, lambda: data, 10))
     monkeypatch.setattr(bench, "count_operations", lambda loop: 1)
     monkeypatch.setattr(bench, "one_epoch", lambda loop: (loop.epoch(), (1.0, {}, 1))[1])
-    bench.compare("made up", machine, repeats=2, samples=1)
+    bench.compare("made up", machine, repeats=2)
     assert kinds == [True, False, True, False]
 
 
@@ -152,7 +151,7 @@ def test_each_part_of_a_step_is_timed_and_forward_is_the_rest(monkeypatch):
             work(4)
             optimizer.step()
 
-    whole, spent, steps = bench.one_epoch(loops.Loop(data, [optimizer], epoch, None, False))
+    whole, spent, steps = bench.one_epoch(loops.Loop([], data, [optimizer], epoch, False))
     assert (whole, steps) == (21, 3)
     assert spent == {"forward": 12, "backward": 0, "optimiser": 6, "data": 3}
 
@@ -167,7 +166,7 @@ def test_the_ratio_says_how_many_times_as_fast_ours_is(monkeypatch, machine):
         def epoch():
             clock[0] += seconds
 
-        return loops.Loop(loops.TimedLoader(data), [], epoch, lambda n: epoch(), False)
+        return loops.Loop([], loops.TimedLoader(data), [], epoch, False)
 
     monkeypatch.setattr(
         bench, "one_epoch", lambda loop: (lambda start: (loop.epoch(), (clock[0] - start, {}, 1))[1])(clock[0])

@@ -487,6 +487,19 @@ def test_a_good_download_is_checked_and_cached(empty_cache, monkeypatch):
     assert [path.name for path in empty_cache.iterdir()] == ["bmnist.cache"]
 
 
+def test_the_archive_of_the_made_release_is_read_and_checked(tmp_path):
+    images, path = few_images(), tmp_path / "binarized_mnist.npz"
+    write = lambda: np.savez(path, **{f"{split}_data": images.astype(np.float32) for split in bmnist_module.SIZES})
+    write()
+    splits = bmnist_module.read_npz(path)
+    assert len(splits) == 3
+    assert all((split == images).all() and split.dtype == np.uint8 for split in splits)
+    images[5, 700] = 2
+    write()
+    with pytest.raises(UserError, match="pixels other than 0 and 1"):
+        bmnist_module.read_npz(path)
+
+
 def test_without_leave_to_download_nothing_is_asked_of_the_net(empty_cache, monkeypatch):
     monkeypatch.setattr(download, "fetch", lambda *_: pytest.fail("asked"))
     with pytest.raises(Missing):

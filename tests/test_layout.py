@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import mutants
-from conftest import ROOT
+from conftest import ROOT, run_program
 
 SOURCES = sorted([*ROOT.glob("code/**/*.py"), *ROOT.glob("datasets/*.py"), *ROOT.glob("report/*.py")])
 # what each part may import besides itself
@@ -91,12 +91,9 @@ def test_our_packages_win_over_installed_ones(tmp_path):
     for name in ("datasets", "common", "nets"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise ImportError('the wrong {name}')")
-    paths = f"import sys; sys.path.append({str(ROOT / 'code')!r}); sys.path.insert(0, {str(ROOT / 'code')!r})"
-    call = f"{paths}; import a3_nf_template, datasets, common; print(datasets.__file__, common.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", call], cwd=ROOT / "tests", capture_output=True, text=True,
-        env={"PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
+    program = f"import sys\nsys.path[:0] = {[str(ROOT / 'code'), str(tmp_path)]}\n"  # as with PYTHONPATH
+    program += "import a3_nf_template, datasets, common\nprint(datasets.__file__, common.__file__)"
+    done = run_program(tmp_path, program)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(ROOT / "datasets" / "__init__.py"), str(ROOT / "code/common/__init__.py")]
 

@@ -43,6 +43,11 @@ def test_other_data_are_split_like_mnist(fashion):
     assert binary[2].labels.tolist() == splits[2].labels.tolist()
 
 
+def test_the_folder_in_a3_data_is_searched(fashion, monkeypatch):
+    monkeypatch.setenv("A3_DATA", str(fashion))
+    assert len(mnist(data="fashion-mnist", download=False)[0].images) == 50
+
+
 def test_other_data_are_used_only_when_they_are_named(fashion, monkeypatch, capsys):
     monkeypatch.setattr(mnist_module.glyphs, "SIZES", [60, 20, 20])
     monkeypatch.setattr(mnist_module.glyphs, "CHUNK", 100)

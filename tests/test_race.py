@@ -47,7 +47,7 @@ def slow_loop(clock):
             net.weight.grad = torch.full_like(net.weight, -1.0)
             optimizer.step()
 
-    return loops.Loop(loader, [optimizer], epoch, None, False, nets=[net])
+    return loops.Loop([net], loader, [optimizer], epoch, False)
 
 
 def steps_of(loop):
@@ -259,8 +259,8 @@ def place(tmp_path, monkeypatch):
 
 def test_finished_parts_are_kept_and_the_result_has_what_was_asked_for(place, capsys):
     runs, trained = place
-    race.main(race.parse_args(["--only", "flow"]))
-    race.main(race.parse_args(["--only", "flow", "gan", "--seeds", "42", "43"]))
+    race.main(race.parse_args(["--only", "nf"]))
+    race.main(race.parse_args(["--only", "nf", "gan", "--seeds", "42", "43"]))
     assert trained == [("nf", 42), ("gan", 42), ("nf", 43), ("gan", 43)]
     result = json.loads((runs / "race.json").read_text())
     assert {name: list(pairs) for name, pairs in result["models"].items()} == {"nf": ["42", "43"], "gan": ["42", "43"]}
@@ -292,7 +292,7 @@ def test_a_part_made_under_other_conditions_is_refused_and_kept(place, monkeypat
 @pytest.mark.slow
 def test_a_killed_race_goes_on(checkout):
     folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "race-vae-z20-seed42"
-    child = checkout.start("study/race.py", "--quick", "--only", "vae")
+    child = checkout.start("study/race.py", "--quick", "--only", "vae-z20")
     while not (folder / "plain.pt").exists():
         assert child.poll() is None
         time.sleep(0.01)
@@ -300,7 +300,7 @@ def test_a_killed_race_goes_on(checkout):
     assert "to continue, run the same command again" in child.communicate()[1]
     assert child.returncode == 130
     before = (folder / "results.json").read_bytes()
-    done = checkout.run("study/race.py", "--quick", "--only", "vae")
+    done = checkout.run("study/race.py", "--quick", "--only", "vae-z20")
     assert (folder / "results.json").read_bytes() == before
     assert "binary glyph digits (not MNIST)" in done.stdout
     both = json.loads((folder / "race.json").read_text())

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -17,9 +16,9 @@ import a3_gan_template as gan
 import a3_vae_template as vae
 import macros
 from common import files
-from conftest import ROOT
+from conftest import ROOT, Child, run_program
 from datasets.files import UserError
-from study import submission
+from study import registry, submission
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -57,7 +56,7 @@ def test_numbers_become_macros(tmp_path):
     (tmp_path / "seeds.json").write_text(json.dumps({"r": {"val_bpd": {"values": [1.0, 1.5, 1.4], "mean": 1.3}}}))
     (tmp_path / "r-analyses.json").write_text(json.dumps({"prior_share": 0.25, "probe": 0.9154}))
     names = ("r.json", "comparison.json", "seeds.json", "r-analyses.json")
-    lines = "\n".join(macros.macros([tmp_path / name for name in names]))
+    lines = "\n".join(macros.macros({tmp_path / name: registry.read_json(tmp_path / name) for name in names}))
     expected = {
         "r/seconds": "12", "r/a": r"\ensuremath{-}97.12", "r/b": "not reached", "r/gap": "4.25", "r/c": "1{,}234{,}567",
         "r/settings/lr": "0.0015", "r/settings/alpha": r"\ensuremath{10^{-5}}", "r/settings/name": r"a\_b",
@@ -112,12 +111,10 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
     assert set(needed.split()) <= names
     assert not any(name.startswith(("data/", "runs/", ".git/", ".venv")) for name in names)
     # and each script that it holds starts where there is nothing else
-    program = "import sys, a3_vae_template as v, a3_gan_template as g, a3_nf_template as f\n"
+    program = "import sys\nsys.path.insert(0, 'code')\n"
+    program += "import a3_vae_template as v, a3_gan_template as g, a3_nf_template as f\n"
     program += "print(v.__file__, *(m.parse_args(['--quick']).seed for m in (v, g, f)))"
-    environment = {**os.environ, "PYTHONPATH": "code"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=unpacked, env=environment, capture_output=True, text=True
-    )
+    done = run_program(tmp_path, program, cwd=unpacked)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-3:] == ["42"] * 3
     assert "unpacked" in done.stdout
@@ -159,8 +156,9 @@ def compiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     for part in ("report", "code", "datasets"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("build", "__pycache__"))
-    done = subprocess.run([sys.executable, "report/macros.py"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    child = Child(folder, [str(folder / "report" / "macros.py")], folder, dict(os.environ))
+    _, err = child.communicate()
+    assert child.returncode == 0, err
     command = re.search(r"TEXINPUTS=build: (latexmk .*?report\.tex)", (ROOT / "Makefile").read_text()).group(1)
     environment = {**os.environ, "TEXINPUTS": "build:", "max_print_line": "1000"}  # as in Makefile
     done = subprocess.run(command.split(), cwd=folder / "report", env=environment, capture_output=True, text=True)
@@ -207,7 +205,7 @@ def test_functions_that_the_report_names_exist():
 
 def shown(text):
     """The text without the arguments of \\when whose number is not published yet."""
-    lines = "\n".join(macros.macros(sorted(macros.RESULTS.glob("*.json"))))
+    lines = "\n".join(macros.macros({path: registry.read_json(path) for path in macros.RESULTS.glob("*.json")}))
     defined = set(re.findall(r"val/([^\\]+)\\endcsname", lines))
     for found in reversed([*re.finditer(r"\\when\{([^}#]+)\}\{([^}#]+)\}\{", text)]):  # inner ones first
         if "/".join(found.groups()) not in defined:

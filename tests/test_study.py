@@ -10,8 +10,8 @@ import pytest
 
 import macros
 from common import files
-from conftest import ROOT
-from datasets.files import UserError
+from conftest import ROOT, refusal
+from datasets.files import Trouble, UserError
 from study import analyses, evaluate, publish, registry, seeds, tables, train
 
 
@@ -57,8 +57,8 @@ def made_up(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(publish, "RUNS", tmp_path / "runs")
     results = json.loads((ROOT / "report" / "results" / "nf.json").read_text())
-    for seed in train.SEEDS:
-        folder = tmp_path / "runs" / "mnist" / train.name_of(MADE_UP, seed)
+    for seed in registry.SEEDS:
+        folder = tmp_path / "runs" / "mnist" / MADE_UP.name_with(seed)
         folder.mkdir(parents=True)
         mine = {**results, "run": folder.name, "seed": seed, "settings": {**results["settings"], "seed": seed}}
         (folder / "results.json").write_text(json.dumps(mine))
@@ -107,7 +107,7 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
     (made_up / "model.pt").write_bytes(b"")
     assert (MADE_UP, made_up) in publish.runs_to_publish()
     value = rf"val/nf-made-up/val_bpd\endcsname{{{result['final']['val_bpd']:.2f}}}"
-    assert value in "\n".join(macros.macros([made_up / "results.json"]))
+    assert value in "\n".join(macros.macros({made_up / "results.json": result}))
 
 
 def test_progress_is_read_from_the_metrics(tmp_path):
@@ -148,21 +148,15 @@ def test_the_quick_chain_trains_analyses_and_does_nothing_twice(checkout):
     assert "analysed" not in again.stdout
 
 
-def test_a_run_that_fails_is_named_with_its_last_line(checkout):
-    folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "markov"
-    folder.mkdir(parents=True)
-    (folder / "checkpoint.pt").write_bytes(b"nothing of ours")
-    done = checkout.run("study/train.py", "--quick", "markov", status=1)
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith(
-        "train.py: markov stopped: autoregressive.py: runs/quick/glyphs-binary/markov/settings.json is"
-    )
-    assert "log.txt" in said
+def test_a_run_that_fails_is_named_with_its_last_line(tmp_path):
+    (tmp_path / "script.py").write_text("print('first')\nprint('last')\nraise SystemExit(2)")
+    with pytest.raises(Trouble, match=rf"^{tmp_path.name} stopped: last \(full output: .*log\.txt\)$"):
+        train.call([str(tmp_path / "script.py")], tmp_path / "log.txt")
 
 
 def test_every_index_trains_one_job_of_the_printed_list(tmp_path, monkeypatch, capsys):
     started = []
-    monkeypatch.setattr(train, "ROOT", tmp_path)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": "mnist", "binary": "bmnist"})
     monkeypatch.setattr(train, "call", lambda command, log, advance: started.append(command))
     monkeypatch.setattr(analyses, "analyse_once", lambda folder: None)
@@ -180,10 +174,13 @@ def test_every_index_trains_one_job_of_the_printed_list(tmp_path, monkeypatch, c
         train.main(train.parse_args([*selection, "--index", "10"]))
 
 
-def test_wrong_names_end_in_one_line(checkout):
-    for words in (["lstm"], [], ["--group", "gpu"]):
-        checkout.run("study/train.py", *words, status=2)
-    checkout.run("study/analyses.py", "gan-that-never-was", status=2)
+def test_wrong_words_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    for words in (["lstm"], [], ["--group", "gpu"], ["--seeds", "--seed", "43"]):
+        refusal(train, words, capsys)
+    refusal(analyses, ["gan-that-never-was"], capsys)
+    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"binary": "bmnist", "grey": "glyphs"})
+    assert "need bmnist and mnist" in refusal(train, ["vae-z20", "gan", "--published"], capsys)
 
 
 # ---- seeds
@@ -248,13 +245,13 @@ def test_only_full_runs_with_the_right_seed_are_taken(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(result_of(42)))
     assert seeds.read(tmp_path, 42)["seed"] == 42
     gan = registry.get("gan")
-    assert [train.name_of(gan, seed) for seed in train.SEEDS] == ["gan", "gan-seed43", "gan-seed44"]
+    assert [gan.name_with(seed) for seed in registry.SEEDS] == ["gan", "gan-seed43", "gan-seed44"]
 
 
 def test_unfinished_seeds_keep_their_earlier_entry(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "ROOT", tmp_path)
-    for seed in train.SEEDS:
-        folder = tmp_path / "runs" / "mnist" / train.name_of(registry.get("gan"), seed)
+    for seed in registry.SEEDS:
+        folder = tmp_path / "runs" / "mnist" / registry.get("gan").name_with(seed)
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(result_of(seed, frechet=1.0)))
     path = tmp_path / "runs" / "seeds.json"

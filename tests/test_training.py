@@ -62,6 +62,7 @@ def data(monkeypatch, tmp_path):
     monkeypatch.setattr(loading, "find", lambda name, names, *_: tiny.find(SIZES, name, names))
     monkeypatch.setattr(files, "ROOT", tmp_path)
     monkeypatch.setattr(run, "git_commit", lambda: None)
+    monkeypatch.setattr(run, "code_digest", lambda script: "")
     monkeypatch.setattr(gan, "EVALUATE_EVERY", 1)
     monkeypatch.setattr(ar, "samples_per_second", lambda *_: (1.0, 1.0))
     monkeypatch.setattr(ar.Model, "sample", lambda self, uniforms: uniforms)
@@ -145,7 +146,7 @@ def test_the_best_validation_epoch_is_kept_and_judged_once_on_test_images(name, 
 
 
 def test_the_best_gan_is_kept_and_judged_once_on_test_images(data, monkeypatch):
-    case, averages, rates, features = CASES["gan"], [], [], []
+    case, averages, rates, features, penalties, decays = CASES["gan"], [], [], [], [], []
     made_up, frechet, update, train = [1.0, 9.0, *case.curve], quality.frechet, gan.update_batchnorm, gan.train
 
     def judge(a, b):
@@ -158,9 +159,16 @@ def test_the_best_gan_is_kept_and_judged_once_on_test_images(data, monkeypatch):
 
     def timed(batches, discriminator, generator, optimizer_G, optimizer_D, *more):
         rates.append([optimizer.param_groups[0]["lr"] for optimizer in (optimizer_G, optimizer_D)])
+        penalties.append(more[0])
         return train(batches, discriminator, generator, optimizer_G, optimizer_D, *more)
 
+    def averaged(average, generator, decay):
+        decays.append(decay)
+        return update_average(average, generator, decay)
+
+    update_average = gan.update_average
     for module, name, function in (
+        (gan, "update_average", averaged),
         (quality, "frechet", judge),
         (gan, "update_batchnorm", watched),
         (gan, "train", timed),
@@ -174,6 +182,8 @@ def test_the_best_gan_is_kept_and_judged_once_on_test_images(data, monkeypatch):
     assert same(averages[CHOSEN], weights(model))
     decay = [1, 2 / 3 / 0.7, 1 / 3 / 0.7]  # constant for 30 %, then linear to 0
     assert rates == [[pytest.approx(0.006 * factor), pytest.approx(0.003 * factor)] for factor in decay]
+    assert penalties == 3 * [run.current.args.penalty]
+    assert decays[:3] == [2 / 11, 3 / 12, 4 / 13]  # a short average at first
     of = [quality.classify(data["classifier"], split / 255)[0] for split in data["grey"]]
     assert torch.equal(features[0][0], of[0])
     assert all(torch.equal(against, of[1]) for _, against in features[:5])
@@ -255,7 +265,9 @@ def test_shifts_and_learning_rate_fall_and_the_kl_weight_rises_to_beta(name, dat
     assert betas == {"vae": (None,) * epochs, "nf": (None,) * epochs, "family": (1.5, 3.0, 3.0)[:epochs]}[name]
 
 
-@pytest.mark.parametrize("options", ["--decoder gaussian", "--decoder pixelcnn --pixelcnn 2 1 --free_bits 0.1"])
+@pytest.mark.parametrize("options", [
+    "--decoder gaussian", "--decoder pixelcnn --pixelcnn 2 1 --free_bits 0.1", "--posterior iaf --prior coupling",
+])  # fmt: skip
 def test_a_variant_of_the_vae_makes_its_figures_and_is_analysed(options, data, monkeypatch):
     monkeypatch.setattr(family, "save_figures", SAVE_FIGURES)
     case = Case(family, "--epochs 1 --hidden 32 --zdim 4 --eval_images 10 --eval_samples 5", "val_elbo", ELBOS)
@@ -268,6 +280,47 @@ def test_a_variant_of_the_vae_makes_its_figures_and_is_analysed(options, data, m
     assert ("slant_more" in numbers) == ("pixelcnn" not in options)
     names = {path.name for path in (run.current.folder / "figures").iterdir()}
     assert {"elbo.pdf", "terms.pdf", "samples.png", "aggregate.pdf", "interpolation.png", "norms.pdf"} < names
+
+
+def groups_of(case, options, monkeypatch):
+    """{name of a weight: peak learning rate of its group}, and the norm of huge gradients after a step."""
+    rates, norms, owner = {}, [], vae if case.module is family else case.module
+
+    def run_epoch(model, data, optimizer, schedule):
+        names = {id(weight): name for name, weight in model.named_parameters()}
+        for group in optimizer.param_groups:
+            rates.update({names[id(weight)]: group["max_lr"] for weight in group["params"]})
+        for weight in model.parameters():
+            weight.grad = torch.full_like(weight, 1e4)
+        optimizer.step()
+        norms.append(torch.nn.utils.get_total_norm([w.grad for w in model.parameters() if w.grad is not None]).item())
+        return case.curve[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "run_epoch", run_epoch)
+        case("--epochs", "1", *options.split())
+    return rates, norms[0]
+
+
+def test_flows_in_a_variant_learn_slower_and_gradients_are_clipped(data, monkeypatch):
+    options = "--posterior sylvester --prior coupling --lr 0.03"
+    rates, norm = groups_of(CASES["family"], options, monkeypatch)
+    slow = {name for name in rates if name.startswith("flow.amortised.")}
+    flows = {name for name in rates if name.startswith(("flow.", "prior."))} - slow
+    assert slow
+    assert flows
+    assert all(rates[name] == pytest.approx(0.003) for name in slow)
+    assert all(rates[name] == pytest.approx(0.01) for name in flows)
+    assert all(rates[name] == 0.03 for name in rates.keys() - slow - flows)
+    assert norm == pytest.approx(100, rel=1e-3)
+
+
+def test_muon_has_its_own_learning_rate(data, monkeypatch):
+    rates, _ = groups_of(CASES["multiscale"], "--lr 0.003 --muon 0.02", monkeypatch)
+    assert set(rates.values()) == {0.003, 0.02}
+    hidden = {name for name, rate in rates.items() if rate == 0.02}
+    weights = dict(run.current and nf.load(run.current.folder / "model.pt").named_parameters())
+    assert all(weights[name].ndim > 1 for name in hidden)
 
 
 def test_an_autoencoder_has_no_bound_and_keeps_its_last_epoch(data, monkeypatch):

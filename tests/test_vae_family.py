@@ -19,10 +19,13 @@ SCRIPT = "beyond/vae_family.py"
 FLOWS = [name for name, flow in family.POSTERIORS.items() if flow]
 
 
-def member(z_dim=5, hidden=16, **parts):
-    """A member with weights as they are after some training: far from the identity."""
+def member(z_dim=5, hidden=16, pixels=784, **parts):
+    """A variant with weights as they are after some training: far from the identity."""
     torch.manual_seed(1)
-    model = family.Family(hidden, z_dim, **parts).double().eval()
+    model = family.Family(hidden, z_dim, **parts)
+    if pixels < 784:
+        model.encoder.hidden, model.decoder.out = torch.nn.Linear(pixels, hidden), torch.nn.Linear(hidden, pixels)
+    model.double().eval()
     for module in (model.flow, model.prior):
         for name, weights in module.named_parameters() if module else ():
             if name.startswith(("amortised", "outward")) or ".nn.4." in name:  # what starts small, or at 0
@@ -30,9 +33,9 @@ def member(z_dim=5, hidden=16, **parts):
     return model
 
 
-def images(n=4):
+def images(n=4, pixels=784):
     torch.manual_seed(2)
-    return (torch.rand(n, 784) < 0.3).double()
+    return (torch.rand(n, pixels) < 0.3).double()
 
 
 def test_the_plain_member_is_the_vae_to_the_last_digit():
@@ -193,7 +196,7 @@ def test_the_slope_behind_a_flow_is_that_of_its_inverse():
 
 @pytest.mark.parametrize("parts", [{"prior": "coupling"}, {"decoder": "gaussian"}, *({"posterior": f} for f in FLOWS)])
 def test_the_path_gradient_is_the_ordinary_one_on_average(parts):
-    model, x = member(z_dim=2, hidden=4, **parts), images(1).expand(5_000, 784)
+    model, x = member(z_dim=2, hidden=4, pixels=8, **parts), images(1, 8).expand(20_000, 8)
     _, ordinary = gradients(model, x)
     model.train()
     _, path = gradients(model, x)
@@ -225,7 +228,7 @@ def test_a_direction_of_codes_moves_what_it_was_made_of(monkeypatch):
 @pytest.mark.parametrize("posterior", ["planar", "diagonal"])
 def test_training_with_several_draws_follows_the_importance_weighted_bound(posterior):
     """To the last digit; the posterior's path gradient is the same on average."""
-    model, x = member(z_dim=2, hidden=4, posterior=posterior), images(1).expand(5_000, 784)
+    model, x = member(z_dim=2, hidden=4, pixels=8, posterior=posterior), images(1, 8).expand(20_000, 8)
     torch.manual_seed(5)
     log_w = model.log_weights(x, 5)  # in evaluation: the ordinary gradient
     (-torch.logsumexp(log_w, 0)).mean().backward()
@@ -290,8 +293,8 @@ def test_the_gaussian_decoders_bound_meets_a_linear_model_in_closed_form(varianc
     std = 1.5 * precision.inverse().diagonal().sqrt().expand(3, 2)
     model.encoder.forward = lambda input: (mean, std)
     with torch.no_grad():
-        log_w = model.log_weights(x, 20_000)
-    torch.testing.assert_close(log_w.logsumexp(0) - math.log(20_000), log_px, atol=0.02, rtol=0)
+        log_w = model.log_weights(x, 4_000)
+    torch.testing.assert_close(log_w.logsumexp(0) - math.log(4_000), log_px, atol=0.04, rtol=0)
     assert (log_w.mean(0) < log_px - 0.1).all()
 
 
@@ -355,8 +358,8 @@ def test_the_aggregate_posteriors_distance_from_the_prior_is_the_known_one_of_a_
     assert found["mutual_information_at_most"] == pytest.approx(information, rel=0.15)
 
 
-def test_a_variant_trains_draws_and_is_analysed(checkout):
-    """test_training.py has others, in its own process."""
+def test_a_variant_trains_and_draws_samples(checkout):
+    """test_training.py trains and analyses others, in its own process."""
     words = "--quick --data glyphs-binary --hidden 32 --zdim 4 --epochs 1 --eval-images 20 --name variant"
     checkout.run(SCRIPT, *words.split(), "--posterior", "iaf", "--prior", "coupling")
     folder = checkout.folder / "runs" / "quick" / "glyphs-binary" / "variant"
@@ -365,8 +368,6 @@ def test_a_variant_trains_draws_and_is_analysed(checkout):
     assert results["final"]["eval_images"] == 20
     checkout.run(SCRIPT, "--weights", folder / "model.pt", "--sample", "4")
     assert (folder / "samples-4.png").stat().st_size > 200
-    checkout.run("study/analyses.py", "variant", "--quick")
-    assert "slant_more" in json.loads((folder / "analyses.json").read_text())
 
 
 def test_the_grid_encoder_reads_the_posterior_on_the_grid():

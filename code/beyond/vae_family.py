@@ -53,6 +53,7 @@ from nets.muon import Muon
 from nets.residual import ConvDecoder, ConvEncoder
 
 CONTEXT = 100  # image features that a posterior flow is conditioned on
+PIXELCNN = [16, 4]  # feature maps and layers of a PixelCNN decoder
 MUON = 0.02  # peak learning rate for the weights between hidden layers of a PixelCNN decoder
 GAUSSIAN = ("gaussian", "learned-gaussian")
 PARTS = {  # option value: words for titles
@@ -248,7 +249,7 @@ class Family(vae.VAE):
 
     def __init__(
         self, hidden_dim=500, z_dim=20, decoder="bernoulli", posterior="diagonal", prior="normal", flows=4,
-        net="mlp", channels=64, pixelcnn=(16, 4), autoencoder=False, encoder="pixels",
+        net="mlp", channels=16, pixelcnn=PIXELCNN, autoencoder=False, encoder="pixels",
     ):  # fmt: skip
         super().__init__(hidden_dim, z_dim)
         if net == "conv":
@@ -425,13 +426,15 @@ def draw(model, n):
 def differences(args):
     """{part of the run's name: words for its title}, for each option that differs from the plain VAE."""
     parts = {value: PARTS[value] for value in (args.decoder, args.posterior) if value in PARTS}
+    epochs = "epochs" if args.warmup > 1 else "epoch"
     for differs, name, words in (
+        (args.pixelcnn != PIXELCNN, "{}x{}".format(*args.pixelcnn), "{} channels, {} layers".format(*args.pixelcnn)),
         (args.net == "conv", "conv", f"residual networks, {args.channels} channels"),
         (args.encoder == "grid", "grid", "grid encoder"),
         (args.autoencoder, "autoencoder", "Autoencoder"),
         (args.prior != "normal", "prior", "coupling prior"),
         (args.beta != 1, f"beta{args.beta:g}", f"KL weight {args.beta:g}"),
-        (args.warmup, f"warmup{args.warmup}", f"KL warm-up, {args.warmup} epochs"),
+        (args.warmup, f"warmup{args.warmup}", f"KL warm-up, {args.warmup} {epochs}"),
         (args.free_bits, f"free{args.free_bits:g}", f"free bits, {args.free_bits:g} nats"),
         (args.samples > 1, f"iwae{args.samples}", f"importance-weighted, {args.samples} samples"),
     ):
@@ -553,9 +556,11 @@ def parse_args(words=None):
     group.add_argument(
         "--net", choices=["mlp", "conv"], default="mlp", help="fully connected, or residual convolutional"
     )
-    group.add_argument("--channels", type=number(int, 1, 1000), default=64, help="feature maps of 14 x 14, --net conv")
+    group.add_argument("--channels", type=number(int, 1, 1000), default=16, help="feature maps of 14 x 14, --net conv")
     text = "feature maps and layers of --decoder pixelcnn"
-    group.add_argument("--pixelcnn", type=number(int, 1, 1000), nargs=2, default=[16, 4], metavar=("C", "L"), help=text)
+    group.add_argument(
+        "--pixelcnn", type=number(int, 1, 1000), nargs=2, default=PIXELCNN, metavar=("C", "L"), help=text
+    )
     group.add_argument("--batch_size", type=number(int, 1), default=128, help="images per step")
     group.add_argument("--lr", type=number(float, above=0), default=6e-3, help="peak learning rate")
     text = "importance samples per image for the test log p(x)"
@@ -580,6 +585,7 @@ def parse_args(words=None):
          "--autoencoder has no bound: it cannot be combined with other objectives, posteriors or priors"),
         (args.encoder == "grid" and (args.zdim, args.net, args.posterior) != (2, "mlp", "diagonal"),
          "--encoder grid needs --zdim 2, --net mlp and --posterior diagonal"),
+        (args.pixelcnn != PIXELCNN and args.decoder != "pixelcnn", "--pixelcnn needs --decoder pixelcnn"),
         (args.free_bits and (args.posterior, args.prior) != ("diagonal", "normal"),
          "--free_bits needs the KL of each dimension: use a diagonal posterior and a normal prior"),
     ):  # fmt: skip

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import functools
+import http.client
 import math
 import operator
 import os
@@ -11,7 +12,6 @@ import shlex
 import signal
 import sys
 import threading
-import zipfile
 from pathlib import Path
 
 import torch
@@ -141,7 +141,9 @@ def message_for(error):
     if isinstance(error, BrokenPipeError):  # for example after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return "", 1
-    if isinstance(error, (OSError, zipfile.BadZipFile)):
+    if isinstance(error, http.client.HTTPException):
+        return f"a download failed, the server's answer is malformed ({type(error).__name__}): try again later", 1
+    if isinstance(error, OSError):
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         file = f"{show(error.filename)}: " if getattr(error, "filename", None) else ""
         reason = getattr(error, "strerror", None) or error

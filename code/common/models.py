@@ -43,10 +43,13 @@ def model_file(folder):
 def find_model(name, data_names, quick=False, published=True):
     """The model file of the run with this name on the first of these datasets; without a run, the published file."""
     runs = runs_folder(quick)
-    for path in [*(runs / data / name / "model.pt" for data in data_names), *[PUBLISHED / f"{name}.pt"] * published]:
+    paths = [runs / data / name / "model.pt" for data in data_names]
+    if published:
+        paths.append(PUBLISHED / f"{name}.pt")
+    for path in paths:
         if path.exists():
             return path
-    raise UserError(f"there is no trained model {name}: train it first, or give its file with --weights")
+    raise UserError(f"there is no trained model {name}: train it first")
 
 
 def picture_path(path, n):

@@ -223,8 +223,8 @@ class Run:
         for batch in loader:
             yield batch
             self.bar.update()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize()
         self.seconds += time.perf_counter() - start
 
     def progress(self, loader, what):

@@ -10,11 +10,12 @@ the plain loop of the race (race.py): the template's networks and learning rate.
 runs/<data>/ablation-<model>-<row>-<seconds>s-seed<seed>/ for a whole number of epochs. One epoch, trained before, tells
 how many epochs come nearest to the given seconds, and the learning rate's schedule spans exactly these epochs. Nothing
 else should run on the machine. Values are those of the validation images at the best epoch; the plain loop is evaluated
-thirteen times. Variants of the flow are not evaluated on test images. runs/<model>-ablation.json has the table.
+thirteen times. Variants of the flow are evaluated on one test image only, to save time. runs/<model>-ablation.json has
+the table.
 
 The rows of the VAE begin with the template's network and optimiser and add one change of ours at a time. All use our
-data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They need
-no folder, because a row takes as long as the given seconds: a row that was interrupted is trained again.
+data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They have
+no folder: repeating the command trains all rows again, and `--only` trains those that are missing.
 """
 
 import sys
@@ -33,7 +34,8 @@ from common.run import git_commit, read_results, seed_epoch, settings_of
 from datasets.bmnist import bmnist
 from datasets.files import UserError, show
 from study import loops, race, registry, tables
-from study.train import SEEDS, call, data_at_hand
+from study.registry import SEEDS
+from study.train import call, data_at_hand
 
 # model: (its run in the registry, option for the number of epochs, options of all its runs, rows)
 # row: (change in words, options; None for the plain loop; a tuple for the changes of loops.VAE_CHANGES)
@@ -120,8 +122,9 @@ def measure(model, row, seed, args, data):
         return here | train_changed(options, seed, data, args.quick, args.seconds)
     if options is None:
         folder.mkdir(parents=True, exist_ok=True)
-        curve = race.plain(entry, seed, data, args.quick, folder, args.seconds)["curve"]
-        return here | {"seconds": curve[-1][0], "value": min(value for _, value in curve), "epochs": None}
+        plain = race.plain(entry, seed, data, args.quick, folder, args.seconds)
+        value = min(value for _, value in plain["curve"])
+        return here | {"commit": plain["commit"], "seconds": plain["seconds"], "value": value, "epochs": None}
     options, timing = f"{options} {common} {epochs_option}", folder.with_name(f"ablation-{model}-{row}-timing")
     timed = train(entry, f"{options} 1 --seed {SEEDS[0]}", timing, args.quick)
     epochs = epochs_for(args.seconds, timed["seconds"])

@@ -2,9 +2,9 @@
 
     python code/study/bench.py    same as `make bench`: under 4 minutes on 2 cores, no network
 
-Seconds depend on the machine: quote the ratio. All numbers are medians of interleaved repeats, on the CPU, on the
-built-in glyph digits; the loops are in loops.py. Our GAN is timed twice: as it is trained, and with the template's
-noise, output layer and loss ("template's nets").
+Seconds depend on the machine: quote the ratio. All loops are timed in turn, several times, on the CPU, on the built-in
+glyph digits; the numbers are medians. The loops are in loops.py. Our GAN is timed twice: as it is trained, and with the
+template's noise, output layer and loss ("template's nets").
 
 Milliseconds per step: `data` is the time to fetch a batch, `backward` the backward pass, `optimiser` the optimiser's
 step, zero_grad and clipping, and `forward` the rest. `of rate`: GFLOP/s of training, relative to a large matrix product
@@ -74,7 +74,7 @@ def count_operations(loop):
     return counter.get_total_flops()
 
 
-def seconds(work, repeats=3):
+def seconds(work, repeats):
     """The seconds of each of several calls."""
     times = []
     for _ in range(repeats):
@@ -98,7 +98,7 @@ def machine(n=1024):
     }  # fmt: skip
 
 
-def summary(loop, epochs, operations, images, rates, samples):
+def summary(loop, epochs, operations, images, rates):
     """The metrics of one loop from its epochs [(seconds, by part, steps)] and its operations per image."""
     rates_of_epochs, steps = [images / whole for whole, _, _ in epochs], epochs[0][2]
     per_second = statistics.median(rates_of_epochs)
@@ -112,11 +112,10 @@ def summary(loop, epochs, operations, images, rates, samples):
         **{f"{part}_milliseconds": milliseconds(spent[part] for _, spent, _ in epochs) for part in epochs[0][1]},
         "operations_per_image": operations, "gflops": reached, "matrix_rate": rate,
         "share_of_matrix_rate": reached / rates[f"gflops_{rate}"],
-        "samples_per_second": samples / statistics.median(seconds(lambda: loop.sample(samples))[1:]),
     }  # fmt: skip
 
 
-def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
+def compare(name, rates, images=None, repeats=REPEATS):
     """Metrics of our loop and the plain one, timed in turn; their ratio is the median over pairs of epochs."""
     ours, plain, loader, images_per_repeat = loops.MODELS[name]
     images = images or images_per_repeat
@@ -132,9 +131,7 @@ def compare(name, rates, images=None, repeats=REPEATS, samples=1000):
         for side, loop in sides.items():
             with mock.patch.dict(os.environ, {} if loop.fast else {"A3_FLOAT32": "1"}):
                 epochs[side].append(one_epoch(loop))
-    with torch.no_grad():
-        metrics = lambda side: summary(sides[side], epochs[side], operations[side], images, rates, samples)
-        result = {side: metrics(side) for side in sides}
+    result = {side: summary(loop, epochs[side], operations[side], images, rates) for side, loop in sides.items()}
     if plain:
         ratios = [theirs[0] / mine[0] for mine, theirs in zip(epochs["ours"], epochs["plain"])]
         result |= {"ratio": statistics.median(ratios), "ratio_spread": max(ratios) - min(ratios)}

@@ -15,13 +15,15 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from common import cli, quality
 from common.files import load_state
 from datasets.bmnist import bmnist
-from datasets.files import show
+from datasets.files import UserError, show
 from datasets.mnist import GREY, mnist
 
 NAMES = ["mnist", "mnist-binarised", "glyphs", "glyphs-binary"]
 
 
 def main(args):
+    if unknown := set(args.data) - set(NAMES):
+        raise UserError(f"there is no classifier for {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")
     for name in args.data or NAMES:
         train, _, test = (mnist if name in GREY else bmnist)(data=name)
         path = quality.PUBLISHED / f"classifier-{name}.pt"
@@ -32,7 +34,7 @@ def main(args):
 
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
-    parser.add_argument("data", nargs="*", choices=[*NAMES, []], metavar="DATA", help=f"any of {', '.join(NAMES)}")
+    parser.add_argument("data", nargs="*", metavar="DATA", help=f"any of {', '.join(NAMES)}")
     return parser.parse_args(words)
 
 

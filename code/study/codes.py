@@ -104,13 +104,12 @@ def load(name, data, quick):
 
 def main(args):
     train, _, test = bmnist(args.data_root, data=args.data)
-    found, missing = {}, []
+    found = {}
     for name in dict.fromkeys([*NAMES, *SHOWN]):
         try:
             found[name] = load(name, test.name, args.quick)
         except UserError as error:
-            missing.append(f"{name}: left out, {error}")
-    print(*missing, sep="\n", end="\n" * bool(missing))
+            print(f"{name}: left out, {error}")
     if not found:
         raise UserError("there is no trained model: first train one, for example with python code/a3_vae_template.py")
     x, labels = test.images.float(), test.labels

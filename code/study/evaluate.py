@@ -4,16 +4,17 @@
     python code/study/evaluate.py --quick         the same for quick runs
     python code/study/evaluate.py --only nf gan   these runs; comparison.json keeps its entries of other runs
 
-Reads runs/<data>/<run>/ and writes runs/comparison/: comparison.json (one entry per run), tables in Markdown and LaTeX,
-and figures/ with samples and interpolations, one row per model. Models beyond the assignment have a figure of their
-own. All metrics use test images. They are never used to choose a model: that is done on validation images.
+Reads runs/<data>/<run>/ and writes runs/comparison/: comparison.json (one entry per run) and figures/ with samples and
+interpolations, one row per model. Models beyond the assignment have a figure of their own. All metrics use test images.
+They are never used to choose a model: that is done on validation images.
 
 Samples are compared with real images of the same kind, in the features of a classifier trained on that kind. The
 baseline (training images) is evaluated in the same way. A VAE of binary images gives two kinds of images: binary
 draws, which are compared with binary test images, and decoder means, which estimate grey values and are compared with
 grey test images. A model of grey images also gives both: its samples, and binary draws, with the grey value of a pixel
-as its probability. The draws of all models are thus judged on equal terms, with all seeds of a run that are finished.
-Static binary MNIST has no labels, so its classifier is trained on another binarisation of MNIST.
+as its probability. The draws of all models are thus judged on equal terms, over all three seeds of a run if they are
+finished, otherwise over the first one. Static binary MNIST has no labels, so its classifier is trained on another
+binarisation of MNIST.
 """
 
 import functools
@@ -36,7 +37,7 @@ from datasets.files import UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import registry, seeds, tables
-from study.train import SEEDS, name_of
+from study.registry import SEEDS
 
 LABELLED = {"bmnist": "mnist-binarised"}  # data without labels: another binarisation of the same digits, with labels
 ENDS, STEPS = (3, 8), 11  # interpolation: first and last digit, number of images
@@ -145,7 +146,7 @@ def draws_of_seeds(entry, folder, first, args, device):
     """The Frechet distances of the binary draws of all seeds, from the folder and metrics of the first.
 
     As in seeds.py, other seeds count only if all are finished."""
-    folders = {seed: folder.with_name(name_of(entry, seed)) for seed in SEEDS[1:]}
+    folders = {seed: folder.with_name(entry.name_with(seed)) for seed in SEEDS[1:]}
     others = {seed: found for seed, other in folders.items() if not args.quick and (found := read_results(other))}
     if len(others) < len(folders):
         others = {}
@@ -189,13 +190,14 @@ def evaluate(entry, folder, results, args, device):
     elif has_codes:
         samples = {"means": (images, grey_of(data)), **samples}
     metrics, of_seeds, steps = {}, {}, None
-    try:
-        metrics = {what: judged(images, kind, args, device) for what, (images, kind) in samples.items()}
-    except UserError as error:  # data of an older run may no longer exist
-        print(f"{entry.name}: no sample quality, {error}")
-    if metrics and entry.seeds:
+    for what, (compared, kind) in samples.items():
+        try:
+            metrics[what] = judged(compared, kind, args, device)
+        except UserError as error:  # these data may not be on this machine
+            print(f"{entry.name}: no quality of its {what}, {error}")
+    if "draws" in metrics and entry.seeds:
         of_seeds = draws_of_seeds(entry, folder, metrics["draws"], args, device)
-    if metrics and has_codes:
+    if has_codes and metrics.keys() & {"samples", "means"}:  # with the classifier of grey images
         classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
         steps = interpolation(decode, noise, classifier, device)
     seconds = statistics.median(times)
@@ -257,10 +259,7 @@ def main(args):
     save_figures(folder, comparison, rows, paths)
     registry.write_json(folder / "comparison.json", comparison)
     shown = [layout(comparison) for layout in (tables.quality, tables.likelihood, tables.cost)]
-    note = tables.note(comparison)
-    for name, layout in (("table.md", tables.markdown), ("table.tex", tables.latex)):
-        (folder / name).write_text("\n\n".join([*(layout(*table) for table in shown), note]) + "\n")
-    print("\n" + "\n\n".join(tables.plain(*table) for table in shown) + f"\n\n{note}")
+    print("\n" + "\n\n".join(tables.plain(*table) for table in shown) + f"\n\n{tables.note(comparison)}")
     print(f"Files:  {show(folder)}/")
 
 

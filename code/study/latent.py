@@ -278,10 +278,11 @@ def drawn_and_real(model, x):
     if model.pixels is not None:  # slow: fewer samples
         noise = noise[:500]
         uniforms = torch.rand(len(noise), 784, device=x.device)
-    means = model.draw(noise, uniforms)
-    drawn = means if model.gaussian else torch.bernoulli(means)
+    drawn = model.draw(noise, uniforms)  # means, or samples if the decoder is a PixelCNN
     if model.gaussian:
         drawn = drawn + torch.randn_like(drawn) * torch.exp(0.5 * model.log_variance)
+    else:
+        drawn = torch.bernoulli(drawn)  # of binary samples: the same
     numbers = {}
     for name, images in (("drawn", drawn), ("real", x[: len(drawn)])):
         z, log_q, _, _ = model.encode(images, 1)

@@ -1,20 +1,17 @@
-"""The training loops that bench.py times: ours, and the plain ones that the course's templates suggest.
+"""The training loops of bench.py, race.py, scaling.py and ablation.py: ours, and those that the templates suggest.
 
-The plain loops, which race.py also trains, use the networks of the templates, a DataLoader with transforms of single
+The plain loops use the networks of the templates, a DataLoader with transforms of single
 images, Adam with default settings, and float32. Their couplings compute all 784 dimensions and discard the masked half.
 The template leaves the activations and the initial weights of the VAE open: the plain loop takes those of our VAE.
 """
 
 import copy
-import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 import a3_gan_template as gan
 import a3_nf_template as nf
 import a3_vae_template as vae
@@ -72,12 +69,12 @@ def plain_loader(images, batch_size, scale):
 
 
 class Loop:
-    """A training loop: `epoch()` trains `nets` on all batches of `loader`, `sample(n)` draws images."""
+    """A training loop: `epoch()` trains `nets` on all batches of `loader`.
 
-    def __init__(self, loader, optimizers, epoch, sample, fast, nets=()):
-        self.loader, self.optimizers, self.epoch, self.sample = loader, optimizers, epoch, sample
-        self.fast = fast  # uses bfloat16 matrix products where the processor has them
-        self.nets = nets
+    `fast`: with bfloat16 matrix products where the processor has them."""
+
+    def __init__(self, nets, loader, optimizers, epoch, fast):
+        self.nets, self.loader, self.optimizers, self.epoch, self.fast = nets, loader, optimizers, epoch, fast
 
 
 def plain_vae(images):
@@ -94,7 +91,7 @@ def plain_vae(images):
             optimizer.step()
             loss.item()
 
-    return Loop(loader, [optimizer], epoch, model.sample, fast=False, nets=[model])
+    return Loop([model], loader, [optimizer], epoch, fast=False)
 
 
 class TanhEncoder(vae.Encoder):
@@ -108,7 +105,7 @@ class TanhDecoder(vae.Decoder):
         return at_least_float32(self.out(torch.tanh(self.hidden(input))))
 
 
-# what our VAE changes in the template's, in the order of the ablation; the batch size and the grid are the caller's
+# what our VAE changes in the template's, in the order of the ablation; batch size and largest shift are the caller's
 VAE_CHANGES = {
     "gelu": "GELU instead of tanh",
     "init": "wider initial weights of the decoder",
@@ -151,7 +148,7 @@ def changed_vae(images, epochs, changes=(), z_dim=20):
                 schedule.step()
         finished += 1
 
-    return Loop(images, [optimizer], epoch, model.sample, fast=True, nets=[model])
+    return Loop([model], images, [optimizer], epoch, fast=True)
 
 
 def plain_gan(images):
@@ -174,8 +171,7 @@ def plain_gan(images):
             optimizer_D.step()
             loss_D.item()
 
-    sample = lambda n: generator.eval()(torch.randn(n, 100))
-    return Loop(loader, [optimizer_G, optimizer_D], epoch, sample, fast=False, nets=[generator, discriminator])
+    return Loop([generator, discriminator], loader, [optimizer_G, optimizer_D], epoch, fast=False)
 
 
 class MaskedCoupling(nn.Module):
@@ -226,14 +222,14 @@ def plain_nf(images):
             optimizer.step()
             loss.item()
 
-    return Loop(loader, [optimizer], epoch, model.sample, fast=False, nets=[model])
+    return Loop([model], loader, [optimizer], epoch, fast=False)
 
 
 def our_vae(images):
     model, data = vae.VAE().train(), TimedLoader(images)
     optimizer = torch.optim.AdamW(model.parameters(), LR, fused=True)
     epoch = lambda: vae.epoch_iter(model.train(), data, optimizer)
-    return Loop(data, [optimizer], epoch, model.sample, fast=True, nets=[model])
+    return Loop([model], data, [optimizer], epoch, fast=True)
 
 
 def our_gan(images, options=()):
@@ -245,8 +241,7 @@ def our_gan(images, options=()):
     average = copy.deepcopy(generator)
     after_step = lambda: gan.update_average(average, generator, args.averaging)
     epoch = lambda: gan.train(data, discriminator, generator, *optimizers, args.penalty, after_step)
-    sample = lambda n: gan.images_of(generator.eval(), generator.noise(n))
-    return Loop(data, optimizers, epoch, sample, fast=True, nets=[generator, discriminator])
+    return Loop([generator, discriminator], data, optimizers, epoch, fast=True)
 
 
 def our_narrow_gan(images):
@@ -260,7 +255,7 @@ def our_nf(images, options=()):
     hidden = multiscale.hidden_weights(model) if args.muon else []
     optimizer = Muon(model.parameters(), LR, hidden, LR, weight_decay=args.weight_decay, fused=True)
     epoch = lambda: nf.epoch_iter(model.train(), data, optimizer)
-    return Loop(data, [optimizer], epoch, model.sample, fast=True, nets=[model])
+    return Loop([model], data, [optimizer], epoch, fast=True)
 
 
 def grey_images(options):

@@ -1,7 +1,8 @@
 """The page: one HTML file that runs the trained models in a browser, without a server and without a network.
 
     python code/study/page.py           docs/index.html from the published weights, same as `make page`
-    python code/study/page.py --user    runs/page.html from your own runs; with --quick, runs/quick/page.html
+    python code/study/page.py --user    runs/page.html from your own runs, and the published model where you have none;
+                                        with --quick, runs/quick/page.html
 
 The sources are in docs/page/: a template, a style sheet, and one script per part. This script fills in the weights
 (export.py), 200 test digits, the codes of 1,000 test digits, and the results. Models that are missing are left out, and
@@ -215,7 +216,10 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("--user", action="store_true", help="write runs/page.html with your own models")
     parser.add_argument("--quick", action="store_true", help="with --user: use quick runs")
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    if args.quick and not args.user:
+        parser.error("--quick needs --user")
+    return args
 
 
 if __name__ == "__main__":

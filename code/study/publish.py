@@ -425,9 +425,11 @@ def write_generated():
         (ROOT / page).write_text(with_generated(page, (ROOT / page).read_text()))
 
 
+digest = functools.cache(code_digest)
+
+
 def stale():
     """The published runs, and pairs of the race, whose code or settings have changed since."""
-    digest = functools.cache(code_digest)
     for run, result in results().items():
         entry = registry.get(run)
         settings = registry.settings(entry, *shlex.split(entry.publishing))
@@ -440,7 +442,7 @@ def stale_pairs(race):
     """The pairs of the race whose code or settings have changed since."""
     for run, pairs in race.get("models", {}).items():
         entry = registry.get(run)
-        code = {"ours": code_digest(entry.script), "plain": code_digest("study/loops.py")}
+        code = {"ours": digest(entry.script), "plain": digest("study/loops.py")}
         for seed, pair in pairs.items():
             if (pair["code"], pair.get("settings")) != (code, registry.settings(entry, "--seed", seed)):
                 yield f"race, {run}, seed {seed}"

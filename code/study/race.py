@@ -1,7 +1,7 @@
 """Our training against the plain loops of the course's templates, for the same seconds on the same machine.
 
-    python code/study/race.py                        same as `make race`: VAE, GAN and flow, one seed; resumable
-    python code/study/race.py --only vae flow        some of them
+    python code/study/race.py                        same as `make race`: VAE, GAN and RealNVP, one seed; resumable
+    python code/study/race.py --only vae-z20 nf      some of them
     python code/study/race.py --seeds 42 43 44       several seeds; the table shows means
     python code/study/race.py --quick                small runs, to check that everything works
 
@@ -43,9 +43,10 @@ from datasets.files import UserError, show
 from datasets.loading import TITLES
 from datasets.mnist import mnist
 from study import charts, loops, registry, tables
-from study.train import SEEDS, call, data_at_hand
+from study.registry import SEEDS
+from study.train import call, data_at_hand
 
-RUNS = {"vae": "vae-z20", "gan": "gan", "flow": "nf"}  # name on the command line: run of the registry
+RUNS = ["vae-z20", "gan", "nf"]
 TARGETS = {"vae-z20": -100.6, "nf": 1.813}  # of the best public solution after 40 epochs; None for the GAN
 QUICK = {"vae-z20": (5000, 1000), "gan": (5000, 1000), "nf": (3000, 500)}  # images of the scripts' quick runs
 SHARES = [(i / 12) ** 2 for i in range(13)]  # of the time after which the plain loop is judged; more at the beginning
@@ -139,26 +140,27 @@ def ours(entry, seed, data, quick, folder):
 
 
 def plain(entry, seed, data, quick, folder, budget):
-    """{seconds, curve} of the plain loop. It is resumed if it has a checkpoint."""
+    """{seconds, curve, commit} of the plain loop. It is resumed if it has a checkpoint."""
     torch.manual_seed(seed)
     loop, judge = plain_side(entry, data, quick)
-    path, parts, curve = folder / "plain.pt", [*loop.nets, *loop.optimizers], []
+    path, parts, curve, commit = folder / "plain.pt", [*loop.nets, *loop.optimizers], [], git_commit()
     made = {"code": code_digest("study/loops.py"), **facts()}
     if path.exists():
         state = load_state(path)
         if state.get("made") != made:
             raise UserError(f"{show(path)} was made by other code or on another machine: delete it to train again")
-        curve = state["curve"]
+        curve, commit = state["curve"], state["commit"]
         for part, saved in zip(parts, state["parts"]):
             part.load_state_dict(saved)
         seed_epoch(seed, len(curve))
 
     def save():
-        save_state(path, {"made": made, "parts": [part.state_dict() for part in parts], "curve": curve})
+        states = [part.state_dict() for part in parts]
+        save_state(path, {"made": made, "commit": commit, "parts": states, "curve": curve})
         print(f"{curve[-1][0]:9.1f} s  {curve[-1][1]:.4g} {tables.UNITS[entry.seeds]}", flush=True)
 
     train_plain(loop, budget, curve, judge, save)
-    return {"seconds": curve[-1][0], "curve": curve}
+    return {"seconds": curve[-1][0], "curve": curve, "commit": commit}
 
 
 def race(entry, seed, data, quick):
@@ -213,7 +215,7 @@ def summary(name, pairs, quick):
 
 
 def main(args):
-    entries = [registry.get(RUNS[name]) for name in args.only]
+    entries = [registry.get(name) for name in args.only]
     data, models = data_at_hand(entries), {entry.name: {} for entry in entries}
     for seed, entry in itertools.product(args.seeds, entries):
         models[entry.name][str(seed)] = race(entry, seed, data[entry.kind], args.quick)
@@ -232,7 +234,7 @@ def main(args):
 
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
-    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), help="race these models only")
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=RUNS, help="race these models only")
     seed = cli.number(int, 0, 2**31)
     parser.add_argument("--seeds", nargs="+", type=seed, default=[SEEDS[0]], help="race with each of these seeds")
     parser.add_argument("--quick", action="store_true", help="small runs, to check that everything works")

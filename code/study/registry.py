@@ -23,6 +23,7 @@ GROUPS = {
     "family": "variants of the VAE",
     "plane": "flows in two dimensions",
 }
+SEEDS = (42, 43, 44)  # the first one is that of the run itself
 DATA = {"binary": BINARY, "grey": GREY}  # kind of data: preferred data first
 BOUND, BPD = ("val_elbo", "test_elbo", "test_log_likelihood"), ("val_bpd", "test_bpd", "test_bpd_8")
 
@@ -48,6 +49,10 @@ class Entry:
     def data(self):
         """Data sets that it can be trained on, preferred data first."""
         return DATA.get(self.kind, [self.kind])
+
+    def name_with(self, seed):
+        """The name of the run with this seed."""
+        return self.name if seed == SEEDS[0] else f"{self.name}-seed{seed}"
 
     def command(self, *more, data=None):
         """The arguments of `python`."""
@@ -108,13 +113,13 @@ RUNS = [
     variant("prior", "coupling prior", "--prior coupling", 150),
     variant("best", "coupling prior, D = 40, 100 epochs", "--prior coupling --zdim 40 --epochs 100", 2000,
            publishing="--eval_samples 5000 --eval_images 10000", results=BOUND, seeds="val_elbo", weights=True),
-    variant("conv", "residual networks, 16 channels, coupling prior, D = 40",
-           "--net conv --channels 16 --prior coupling --zdim 40 --lr 0.003", 1500, short="--epochs 1",
-           publishing="--eval_images 10000", results=BOUND, published=False),
+    variant("conv", "residual networks, 16 channels, coupling prior, D = 40, 80 epochs",
+           "--net conv --prior coupling --zdim 40 --lr 0.003 --epochs 80", 3000, short="--epochs 1",
+           publishing="--eval_images 10000", results=BOUND, weights=True),
     variant("pixelcnn", "PixelCNN decoder", "--decoder pixelcnn --epochs 4", 700, short="--epochs 1"),
     variant("pixelcnn-warmup2", "PixelCNN decoder, KL warm-up, 2 epochs",
            "--decoder pixelcnn --epochs 4 --warmup 2", 700, short="--epochs 1 --warmup 0"),
-    variant("pixelcnn-large", "PixelCNN decoder, 32 channels, coupling prior",
+    variant("pixelcnn-32x7", "PixelCNN decoder, 32 channels, 7 layers, coupling prior, KL warm-up, 1 epoch",
            "--decoder pixelcnn --pixelcnn 32 7 --prior coupling --batch_size 16 --lr 0.001 --epochs 4 --warmup 1",
            1500, short="--epochs 1 --warmup 0", publishing="--eval_samples 20 --eval_images 10000", results=BOUND,
            weights=True, published=False),

@@ -8,8 +8,7 @@ Both train in turn on the built-in glyph digits, several times; the numbers are 
 machine. Milliseconds of a step that are spent in sums over the processes include the time to wait for the other one.
 
 The numbers for GPUs are estimates, not measurements: with N GPUs, the sums of a step take at least the time in which a
-ring of links transports its bytes. If a step on one GPU takes N times as long, N GPUs are half as efficient as one.
-With a CUDA GPU, the time of a step with 1/N of the batch is measured on it.
+ring of links transports its bytes. With a CUDA GPU, the time of a step with 1/N of the batch is measured on it.
 runs/scaling.json has all numbers.
 """
 
@@ -110,13 +109,13 @@ def compare(name, starts):
 
 
 def estimate(two, steps=None):
-    """For N GPUs: estimated milliseconds of the sums of a step, and of a step on one GPU for which they are half as
-    efficient as one. `steps`: measured milliseconds of a step with 1/N of the batch."""
+    """For N GPUs: estimated milliseconds of the sums of a step. `steps`: measured milliseconds of a step with 1/N of
+    the batch."""
     result = {}
     for n in GPUS:
         transported = 2 * (n - 1) / n * 1e6 * two["megabytes_per_step"]  # by each GPU of a ring
         sums = 1000 * (transported / BANDWIDTH + LATENCY * two["sums_per_step"])
-        result[str(n)] = {"sum_milliseconds": sums, "half_efficient_milliseconds": n * sums}
+        result[str(n)] = {"sum_milliseconds": sums}
         if steps:
             result[str(n)] |= {"share_milliseconds": steps[n], "speed_up": steps[1] / (steps[n] + sums)}
     return result
@@ -144,7 +143,7 @@ def measure(args):
     }  # fmt: skip
 
 
-HEADER = ("", "1 x 2 threads", "2 x 1 thread", "speed-up", "in sums", "MB/step", *(f"{n} GPUs" for n in GPUS))
+HEADER = ("", "1 x 2 threads", "2 x 1 thread", "speed-up", "spread", "in sums", "MB/step", *(f"{n} GPUs" for n in GPUS))
 
 
 def rows(models):
@@ -152,7 +151,7 @@ def rows(models):
         one, two = result["one"], result["two"]
         share = two["sum_milliseconds"] / two["milliseconds_per_step"]
         yield (name, f"{one['images_per_second']:,.0f}", f"{two['images_per_second']:,.0f}",
-               f"{result['ratio']:.2f} ± {result['ratio_spread'] / 2:.2f}", f"{share:.0%}",
+               f"{result['ratio']:.2f}", f"{result['ratio_spread']:.2f}", f"{share:.0%}",
                f"{two['megabytes_per_step']:.1f}",
                *(f"{result['gpus'][str(n)]['sum_milliseconds']:.2f} ms" for n in GPUS))  # fmt: skip
 
@@ -169,7 +168,7 @@ def main(args):
         return work(args)
     if distributed.launched:
         raise UserError("this script starts torchrun itself: start it with python")
-    results, path = measure(args), runs_folder() / "scaling.json"
+    results, path = measure(args), runs_folder(args.quick) / "scaling.json"
     print(f"{results['processor']}, torch {results['torch']}; images per second, share of the time in sums")
     print(tables.plain(HEADER, list(rows(results["models"]))))
     print("For GPUs: the estimated time of the sums of a step, not a measurement")

@@ -3,9 +3,9 @@
     python code/study/train.py --seeds    train them: hours on 2 cores, resumable
     python code/study/seeds.py            summarise finished runs; `make seeds` does both
 
-The run itself is the first seed; runs/<data>/<run>-seed43/ and -seed44/ are the others. runs/seeds.json has the
-values, mean and standard deviation of each final metric of each run. A run with unfinished seeds keeps its earlier
-entry in the file.
+The run itself is the first seed; runs/<data>/<run>-seed43/ and -seed44/ are the others, on the preferred data at hand.
+runs/seeds.json has the values, mean and standard deviation of each final metric of each run. A run with unfinished
+seeds keeps its earlier entry in the file.
 """
 
 import statistics
@@ -18,7 +18,7 @@ from common.files import runs_folder
 from common.run import read_results
 from datasets.files import UserError, show
 from study import registry
-from study.train import SEEDS, name_of
+from study.registry import SEEDS
 
 
 def read(folder, seed):
@@ -70,8 +70,11 @@ def main(args):
     for entry in registry.RUNS:
         if not entry.seeds:
             continue
-        folders = {seed: runs_folder() / entry.data[0] / name_of(entry, seed) for seed in SEEDS}
-        found = [results for seed, folder in folders.items() if (results := read(folder, seed))]
+        for data in entry.data:
+            folders = {seed: runs_folder() / data / entry.name_with(seed) for seed in SEEDS}
+            found = [results for seed, folder in folders.items() if (results := read(folder, seed))]
+            if found:
+                break
         if len(found) < len(SEEDS):
             kept = "its earlier entry stays" if entry.name in before else "left out"
             print(f"{entry.name}: {len(found)} of {len(SEEDS)} seeds finished, {kept}")

@@ -176,11 +176,10 @@ def bench(models):
             if side == "ours" and "ratio" in result:
                 ratio = [f"{result['ratio']:.1f}", f"{result['ratio_spread']:.1f}"]
             speed.append([name, f"{loop['images_per_second']:,.0f}", f"{loop['images_per_second_spread']:,.0f}", *ratio,
-                          f"{loop['gflops']:.0f}", f"{loop['share_of_matrix_rate']:.0%}",
-                          f"{loop['samples_per_second']:,.0f}"])  # fmt: skip
+                          f"{loop['gflops']:.0f}", f"{loop['share_of_matrix_rate']:.0%}"])  # fmt: skip
             times = (f"{loop[f'{part}_milliseconds']:.2f}" for part in parts)
             steps.append([name, str(loop["batch_size"]), f"{loop['milliseconds_per_step']:.2f}", *times])
-    header = ["loop", "images/s", "spread", "ratio", "its spread", "GFLOP/s", "of rate", "samples/s"]
+    header = ["loop", "images/s", "spread", "ratio", "its spread", "GFLOP/s", "of rate"]
     return (header, speed), (["loop", "images per step", "ms per step", *parts], steps)
 
 

@@ -29,13 +29,9 @@ from common.run import read_results
 from datasets import bmnist, loading, mnist
 from datasets.files import ROOT, Trouble, UserError, show
 from study import analyses, registry
+from study.registry import SEEDS
 
 DATA = {"binary": (bmnist.BINARY, bmnist.SOURCES), "grey": (mnist.GREY, mnist.SOURCES)}
-SEEDS = (42, 43, 44)
-
-
-def name_of(entry, seed):
-    return entry.name if seed == SEEDS[0] else f"{entry.name}-seed{seed}"
 
 
 def data_at_hand(entries):
@@ -99,7 +95,7 @@ def train(jobs, data, quick, published):
     runs = runs_folder(quick)
     progress = Progress(sum(entry.seconds for entry, _ in jobs))
     for entry, seed in jobs:
-        name, before = name_of(entry, seed), progress.done
+        name, before = entry.name_with(seed), progress.done
         folder = runs / data.get(entry.kind, entry.kind) / name
         progress.done += entry.seconds
         if read_results(folder):
@@ -138,6 +134,8 @@ def main(args):
     for group in args.group:
         entries += registry.RUNS if group == "all" else registry.select(group=group)
     if args.seeds:
+        if args.seed != [SEEDS[0]]:
+            raise UserError("--seeds trains all three seeds: leave out --seed")
         entries += [entry for entry in registry.RUNS if entry.seeds]
     entries = list(dict.fromkeys(entries))
     if not entries:
@@ -145,13 +143,17 @@ def main(args):
     jobs = [(entry, seed) for entry in entries for seed in (SEEDS if args.seeds else args.seed)]
     if args.list:
         for index, (entry, seed) in enumerate(jobs):
-            print(f"{index:4}  {name_of(entry, seed):32}{entry.title}")
+            print(f"{index:4}  {entry.name_with(seed):32}{entry.title}")
         return
     if args.index is not None:
         if args.index >= len(jobs):
             raise UserError(f"--index {args.index}: the {len(jobs)} jobs are numbered from 0 (see --list)")
         jobs = [jobs[args.index]]
-    train(jobs, data_at_hand([entry for entry, _ in jobs]), args.quick, args.published)
+    data = data_at_hand([entry for entry, _ in jobs])
+    preferred = {kind: registry.DATA[kind][0] for kind in data}
+    if args.published and data != preferred:
+        raise UserError(f"published runs need {' and '.join(preferred.values())}: leave out --published")
+    train(jobs, data, args.quick, args.published)
 
 
 def parse_args(words=None):
