@@ -168,6 +168,8 @@ def test_a_run_makes_its_figures_and_draws(checkout):
     results = json.loads((folder / "results.json").read_text())
     assert results["script"] == SCRIPT
     assert -784 < results["final"]["test_log_likelihood"] < 0
+    final = results["final"]
+    assert final["samples_per_second"] > 3 * final["samples_per_second_without_cache"] > 0
     curve = results["curves"]["val_log_px"]
     assert curve[-1] > curve[0]
     for figure in ("likelihood.pdf", "samples.png", "completions.png", "receptive-field.png"):

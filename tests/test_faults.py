@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -175,16 +176,34 @@ def test_any_text_file_is_read_or_refused_in_words(tmp_path, content, packed):
     path = tmp_path / ("x.amat.gz" if packed else "x.amat")
     path.write_bytes(gzip.compress(content) if packed and len(content) % 2 else content)
     with contextlib.suppress(UserError):
-        bmnist.read_amat(path)
+        images = bmnist.read_amat(path)
+        assert images.shape[1:] == (784,)
+        assert images.size == 0 or images.max() <= 1
 
 
 @QUIET
 @given(content=CONTENTS)
-def test_any_archive_is_read_or_refused_in_words(tmp_path, content):
+def test_an_archive_of_anything_is_refused_in_words(tmp_path, content):
     path = tmp_path / "x.npz"
     path.write_bytes(content)
-    with contextlib.suppress(UserError):
+    with pytest.raises(UserError):
         bmnist.read_npz(path)
+
+
+KEYS = st.sampled_from([f"{split}_data" for split in bmnist.SIZES] + ["train", "labels"])
+SHAPES, PIXELS = st.sampled_from([(3, 784), (784,), (2, 28, 28), (5, 7), ()]), st.sampled_from([0, 1, 2, 0.5])
+ARRAYS = st.builds(np.full, SHAPES, PIXELS)
+
+
+@QUIET
+@given(arrays=st.dictionaries(KEYS, ARRAYS, max_size=5))
+def test_any_arrays_are_read_or_refused_in_words(tmp_path, arrays):
+    path = tmp_path / "x.npz"
+    np.savez(path, **arrays)
+    with contextlib.suppress(UserError):
+        for split, name in zip(bmnist.read_npz(path), bmnist.SIZES, strict=True):
+            assert (split == arrays[f"{name}_data"].reshape(-1, 784)).all()
+            assert split.max() <= 1
 
 
 @settings(QUIET, max_examples=8)

@@ -173,6 +173,17 @@ def compiled(tmp_path_factory):
     return build, words
 
 
+def test_gains_are_those_over_the_plain_variant_on_the_same_images():
+    result = lambda value, images=1000: {
+        "data": "bmnist", "final": {"eval_images": images, "eval_samples": 500, "test_log_likelihood": value}
+    }  # fmt: skip
+    plain, better, other = result(-91.5), result(-86.25), result(-80.0, images=10000)
+    variants = {"family-plain": plain, "family-prior": better, "family-best": other, "autoencoder": result(None)}
+    found = dict(re.findall(r"val/([\w-]+)/gain\\endcsname\{(.*)\}", "\n".join(macros.gains(variants))))
+    assert found == {"family-plain": "0.000", "family-prior": "5.25"}
+    assert macros.gains({"family-prior": better}) == []
+
+
 def answers():
     return "\n".join(path.read_text() for path in sorted((ROOT / "report" / "answers").glob("*.tex")))
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,6 +230,18 @@ def test_epoch_average_counts_each_image_once():
     x[4] = 1  # alone in the last batch
     each = -torch.nn.functional.softplus(torch.tensor([-2.0] * 4 + [2.0])) * 784
     assert vae.epoch_iter(model, x.split(4), None) == pytest.approx(each.mean().item(), rel=1e-6)
+
+
+def test_the_figure_of_samples_has_binary_images_drawn_from_the_means(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(vae.figures, "image_grids", lambda path, grids, *_: drawn.update({path: grids}))
+    monkeypatch.setattr(vae.figures, "curves", lambda *_, **__: None)
+    monkeypatch.setattr(vae, "save_elbo_plot", lambda *_: None)
+    run = SimpleNamespace(epochs=2, figure=str, column=lambda name: [1.0, 2.0])
+    means = torch.tensor([[0, 255, 51]], dtype=torch.uint8)  # 0, 1, 0.2
+    vae.save_figures(run, "", {2: means}, {}, torch.tensor([[0.5, 0.5, 0.1]]))
+    ((_, images),) = drawn["samples-draws.png"].items()
+    assert images.tolist() == [[0, 1, 1]]
 
 
 def test_draws_are_binary_and_average_to_the_means():
