@@ -80,7 +80,7 @@ def test_models_are_compared_and_missing_ones_named(tmp_path, monkeypatch, capsy
     monkeypatch.setattr(codes, "load", load)
     codes.main(codes.parse_args(["--quick"]))
     said = capsys.readouterr().out
-    assert "family-best: left out, there is no trained model family-best" in said
+    assert "family-conv: left out, there is no trained model family-conv" in said
     folder = tmp_path / "runs" / "quick" / "codes"
     results = json.loads((folder / "codes.json").read_text())["models"]
     assert list(results) == ["pixels", "20 principal components", "family-autoencoder", "vae-z2"]

@@ -21,7 +21,7 @@ from study import gallery, publish, registry
 TINY = {
     "gan-conv": (gan.Generator, {"latent_dim": 2}),
     "nf-multiscale-long": (lambda **sizes: flow.Model([784], **sizes), {"n_flows": 1, "n_hidden": 4}),
-    "family-best": (vae_family.Family, {"hidden_dim": 4, "z_dim": 2}),
+    "family-conv": (vae_family.Family, {"hidden_dim": 4, "z_dim": 2}),
     "pixelcnn": (autoregressive.Model, {"model": "markov", "n_hidden": 4}),
 }
 
@@ -72,6 +72,6 @@ def test_the_picture_is_the_same_each_time(published):
 
 
 def test_missing_weights_are_one_line(published):
-    (published / "models" / "family-best.pt").unlink()
-    with pytest.raises(UserError, match=r"family-best\.pt is missing: train family-best, then make publish"):
+    (published / "models" / "family-conv.pt").unlink()
+    with pytest.raises(UserError, match=r"family-conv\.pt is missing: train family-conv, then make publish"):
         gallery.main(gallery.parse_args([]))

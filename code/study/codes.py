@@ -25,7 +25,7 @@ from datasets.loading import TITLES
 from study import registry, tables
 from study.latent import fitted_gaussian
 
-NAMES = ["family-autoencoder", "vae-z2", "vae-z20", "family-beta4", "family-free0.2", "family-best"]
+NAMES = ["family-autoencoder", "vae-z2", "vae-z20", "family-beta4", "family-free0.2", "family-conv"]
 SHOWN = ["family-autoencoder", "family-plain"]  # in the figure
 COMPONENTS = 20
 
