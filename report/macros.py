@@ -163,7 +163,8 @@ def quality_table(comparison):
 def variants_table(variants):
     _, rows = tables.variants(variants)
     header = ["", "epochs", "bound", "rec.", "KL", "active", "log p(x)", "seconds"]
-    return tables.latex(header, [[row[0].removeprefix("VAE, "), *row[1:7], row[-1]] for row in rows])
+    shown = [[row[0].removeprefix("VAE, "), *row[1:7], row[-1]] for row in rows]
+    return wrapped(tables.latex(header, shown), 2.1)
 
 
 def autoregressive_table(results):
