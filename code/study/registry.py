@@ -110,7 +110,7 @@ RUNS = [
     variant("sylvester", "Sylvester posterior", "--posterior sylvester", 450),
     variant("iaf", "autoregressive posterior", "--posterior iaf", 300),
     variant("prior", "coupling prior", "--prior coupling", 150),
-    variant("conv", "residual networks, 16 channels, coupling prior, D = 40, 80 epochs",
+    variant("conv", "residual networks, 16 channels, coupling prior",
            "--net conv --prior coupling --zdim 40 --lr 0.003 --epochs 80", 3000, short="--epochs 1",
            publishing="--eval_images 10000", results=BOUND, weights=True),
     variant("pixelcnn", "PixelCNN decoder", "--decoder pixelcnn --epochs 4", 700, short="--epochs 1"),
