@@ -29,9 +29,9 @@ LIBRARY = ["net.js", "models.js"]  # for the page and for its workers
 PARTS = ["app.js", "plane.js", "draw.js", "dimensions.js", "gan.js", "flow.js", "pixelcnn.js", "results.js", "start.js"]
 # name in the page: (run, kind, precision of the weights). Images must stay within 2 grey levels of torch's.
 MODELS = {
-    "vae2": ("vae-z2", "vae", 48),
-    "vae20": ("vae-z20", "vae", 48),
-    "gan": ("gan", "gan", 138),
+    "vae2": ("vae-z2", "vae", 54),
+    "vae20": ("vae-z20", "vae", 54),
+    "gan": ("gan", "gan", 134),
     "flow": ("nf-multiscale", "flow", 1024),
     "pixelcnn": ("pixelcnn", "pixelcnn", 48),
 }
