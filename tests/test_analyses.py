@@ -124,7 +124,8 @@ def test_estimates_grow_with_the_samples_towards_log_px(run, split):
 
 
 def test_the_nearest_training_images_are_the_nearest(run, monkeypatch):
-    train = Batches(torch.randint(256, (300, 784), dtype=torch.uint8), torch.zeros(300), "glyphs", "", 2, with_labels=True)
+    images = torch.randint(256, (300, 784), dtype=torch.uint8)
+    train = Batches(images, torch.zeros(300), "glyphs", "", 2, with_labels=True)
     shown = {}
     monkeypatch.setattr(analyses.figures, "image_grids", lambda path, grids, columns: shown.update(grids))
     samples = train.images[50:60].float() / 255
