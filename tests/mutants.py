@@ -81,6 +81,8 @@ GROUPS = {
          "t = torch.linspace(0, 0.9, n, device=a.device).unsqueeze(1)\n    return (1"),
     ],
     ("code/a3_gan_template.py", "test_training"): [
+        ("gan: trained without penalty", "optimizer_G, optimizer_D, args.penalty, after_step)", "optimizer_G, optimizer_D, 0.0, after_step)"),
+        ("gan: long average from the start", "min(args.averaging, (1 + steps) / (10 + steps))", "args.averaging"),
         ("gan: worst epoch kept", 'distance <= min(row["frechet_val"]', 'distance >= max(row["frechet_val"]'),
         ("gan: epoch chosen by training images", "classify(classifier, val.images / 255)",
          "classify(classifier, train_data.images.cpu() / 255)"),
@@ -163,6 +165,11 @@ GROUPS = {
         ("multiscale: actnorm measures a share", "distributed.global_batch(z)", "z"),
         ("multiscale: noise of the share", "distributed.noise(torch.randn_like, mean)", "torch.randn_like(mean)"),
     ],
+    ("code/common/run.py", "test_run"): [
+        ("run: peak of the schedule late", "pct_start=0.1", "pct_start=0.3"),
+        ("run: the schedule changes Adam's betas", "cycle_momentum=False", "cycle_momentum=True"),
+        ("run: changed work tree not marked", '"--dirty", ', ""),
+    ],
     ("code/common/run.py", "test_distributed"): [("run: every process saves", "if distributed.rank > 0:", "if False:")],
     ("code/common/models.py", "test_run"): [
         ("models: published weights first", 'paths.append(PUBLISHED / f"{name}.pt")', 'paths.insert(0, PUBLISHED / f"{name}.pt")'),
@@ -174,6 +181,8 @@ GROUPS = {
     ("datasets/files.py", "test_run"): [("files: checksum ignored", "if hashlib.sha256(data[:-32]).digest() != data[-32:]", "if not data")],
     ("code/common/digest.py", "test_run"): [("digest: imports do not count", "waiting += filter(", "list(filter(")],
     ("code/common/quality.py", "test_gan"): [
+        ("quality: samples that are not confident", "max(1).values > CONFIDENT", "max(1).values < CONFIDENT"),
+        ("quality: divergence from another distribution", "(10 * share.clamp_min", "(5 * share.clamp_min"),
         ("quality: neighbour k - 1", "topk(k + 1, largest", "topk(k, largest"),
         ("quality: squared distances in balls", "distance = torch.cdist(real[part], fake)", "distance = torch.cdist(real[part], fake) ** 2"),
         ("quality: density not divided by k", "in_real_balls.mean() / k", "in_real_balls.mean()"),
@@ -234,6 +243,8 @@ GROUPS = {
         ("race: targets on glyphs", "if quick or data not in REAL:", "if quick:"),
     ],
     ("code/study/latent.py", "test_analyses"): [
+        ("latent: estimate is a mean of logarithms", "logsumexp(2) - math.log(size)", "mean(2)"),
+        ("latent: region with half of the posterior", "cumsum(0) < 0.95", "cumsum(0) < 0.5"),
         ("latent: bound without the entropy of q", " - (log_q.exp() * log_q).sum((1, 2))", ""),
         ("latent: axes of the plane exchanged", "q1, q2 = log_q", "q2, q1 = log_q"),
         ("latent: quadrature without the prior", " + log_pz[part] + log_cell", " + log_cell"),
@@ -328,6 +339,7 @@ GROUPS = {
     ],
     ("code/study/page.py", "test_page"): [("page: the user's models ignored", "path = models.find_model(run, registry.get(run).data, quick)", "models.find_model(run, registry.get(run).data, quick)")],
     ("report/macros.py", "test_report"): [
+        ("report: gains with the wrong sign", 'result["final"]["test_log_likelihood"] - plain["final"]["test_log_likelihood"]', 'plain["final"]["test_log_likelihood"] - result["final"]["test_log_likelihood"]'),
         ("report: sign of the gap", 'final["test_log_likelihood"] - final["test_elbo"]', 'final["test_elbo"] - final["test_log_likelihood"]'),
         ("report: deviation of a population", "statistics.stdev(values)", "statistics.pstdev(values)"),
         ("report: below 1.85 one epoch too early", "1 + max((i for i", "0 + max((i for i"),
