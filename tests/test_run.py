@@ -424,6 +424,16 @@ def test_device_is_chosen_with_a_reason():
     assert why == "chosen by --device"
 
 
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_a_gpu_is_preferred_and_the_reason_is_given(cuda, mps, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    device, why = choose_device("auto")
+    assert device.type == chosen
+    assert why
+
+
 def test_number_limits():
     convert = cli.number(float, low=0, below=0.5)
     assert convert("0.25") == 0.25

@@ -241,6 +241,14 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, 
     assert whole == resumed
 
 
+def test_a_checkpoint_without_settings_is_refused(data, tmp_path):
+    folder = tmp_path / "runs" / "quick" / "glyphs-binary" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.pt").write_bytes(b"nothing of ours")
+    with pytest.raises(UserError, match=r"tiny/settings\.json is missing or damaged"):
+        CASES["vae"]()
+
+
 def end_of(case):
     """What a run ends with, apart from times."""
     results, model = finished(case)
