@@ -1,7 +1,8 @@
 """RealNVP flow on MNIST (Dinh et al. 2017, arXiv:1605.08803) with affine coupling layers and a checkerboard mask.
 
-    python code/a3_nf_template.py                     train for 40 epochs (--epochs 10 for a short run)
-    python code/a3_nf_template.py --arch multiscale   the paper's architecture (nets/multiscale.py), 5 epochs
+    python code/a3_nf_template.py                     train for 40 epochs
+    python code/a3_nf_template.py --epochs 10 --name nf-short    a short run
+    python code/a3_nf_template.py --arch multiscale   a multi-scale flow (nets/multiscale.py), 5 epochs
     python code/a3_nf_template.py --sample 64         a grid of samples from the trained flow, no training
     python code/a3_nf_template.py --quick             a small run in half a minute
 

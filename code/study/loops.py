@@ -241,7 +241,7 @@ def our_gan(images, options=()):
     average = copy.deepcopy(generator)
     after_step = lambda: gan.update_average(average, generator, args.averaging)
     epoch = lambda: gan.train(data, discriminator, generator, *optimizers, args.penalty, after_step)
-    return Loop([generator, discriminator], data, optimizers, epoch, fast=True)
+    return Loop([generator, discriminator, average], data, optimizers, epoch, fast=True)
 
 
 def our_narrow_gan(images):
@@ -265,7 +265,7 @@ def grey_images(options):
 
 # name: (our loop, plain loop or None, our data, images per repeat: whole batches for both, 1 to 2 s on 2 cores)
 MODELS = {
-    "vae-z20": (our_vae, plain_vae, lambda: bmnist(data="glyphs-binary", batch_size=VAE_BATCH)[0], 3840),
+    "vae-z20": (our_vae, plain_vae, lambda: bmnist(data="glyphs-binary", batch_size=VAE_BATCH, shift=1)[0], 3840),
     "gan": (our_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=GAN_BATCH)[0], 1920),
     "gan, template's nets": (our_narrow_gan, plain_gan, lambda: mnist(data="glyphs", batch_size=GAN_BATCH)[0], 1920),
     "nf": (our_nf, plain_nf, lambda: grey_images([]), 768),

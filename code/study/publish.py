@@ -118,6 +118,13 @@ def rounded(value, metric):
     return tables.number(value, 3 if "bpd" in metric else 2)
 
 
+def measure(run, key, final):
+    """A metric in words; `final` has the values of training images that some descriptions name."""
+    if key == "test_bpd" and registry.get(run).script == registry.AUTOREGRESSIVE:
+        return "test, bits per dimension"  # exact: these models need no dequantisation
+    return MEASURES[key].format(**final)
+
+
 def mean_and_deviation(line, key):
     mean, deviation = (rounded(line[key][name], key) for name in ("mean", "deviation"))
     return f"**{mean}** ± {deviation}"
@@ -129,20 +136,24 @@ def headlines(found, seeds):
     cost, times = tables.training(shown, tables.duration)
     for run, key, others in HEADLINES:
         if run in shown:
-            final, metric = found[run]["final"], MEASURES[key].format(**found[run]["final"])
+            final = found[run]["final"]
             ours = f"**{rounded(final[key], key)}**"
             if key in seeds.get(run, {}):
                 ours = mean_and_deviation(seeds[run], key)
-            lines.append([registry.title(run), metric, ours, others, str(found[run]["epochs"]), times[run]])
+            row = [registry.title(run), measure(run, key, final), ours, others, str(found[run]["epochs"]), times[run]]
+            lines.append(row)
     core = [entry.name for entry in registry.select(group="core") if entry.name in found]
-    others = " ".join(run for run in shown if run not in core)
+    others = [run for run in shown if run not in core]
+    seconds = lambda runs: tables.duration(sum(found[run]["seconds"] for run in runs))
+    fast = [registry.title(run) for run in shown if found[run].get("bfloat16", True)]
     header = ["model", "metric", "ours", "best public solution or literature", "epochs", cost]
     return f"""{tables.markdown(header, lines)}
 
-The {len(core)} runs that `make` trains took {tables.duration(sum(found[run]["seconds"] for run in core))} in all:
-{"; ".join(map(registry.title, core))}. This command trains the other models of the table:
+The {len(core)} runs that `make` trains took {seconds(core)} in all: {"; ".join(map(registry.title, core))}.
+{f"Trained with bfloat16, which is faster: {'; '.join(fast)}. The other times are for float32." if fast else ""}
+This command trains the other models of the table as published ({seconds(others)}):
 
-    python code/study/train.py {others}"""
+    python code/study/train.py --published {" ".join(others)}"""
 
 
 def rows(found):
@@ -159,7 +170,7 @@ def rows(found):
                 title, *about = entry.title, str(result["epochs"]), times[entry.name], f"{result['parameters']:,}"
             value = f"**{rounded(result['final'][key], key)}**"
             others = REFERENCES.get((entry.name, key), ("", ""))
-            lines.append([title, MEASURES[key].format(**result["final"]), value, *others, *about])
+            lines.append([title, measure(entry.name, key, result["final"]), value, *others, *about])
     return ["model", "metric", "ours", "best public solution", "literature", "epochs", cost, "parameters"], lines
 
 
@@ -209,7 +220,7 @@ def over_seeds(seeds):
         about = [registry.title(run), ", ".join(map(str, line["seeds"]))]
         for key in dict.fromkeys([registry.get(run).seeds, *registry.get(run).results]):
             if key in line:
-                rows.append([about[0], MEASURES[key].format(**final), mean_and_deviation(line, key), about[1]])
+                rows.append([about[0], measure(run, key, final), mean_and_deviation(line, key), about[1]])
                 about = ["", ""]
     return tables.markdown(["model", "metric", "mean ± standard deviation", "seeds"], rows)
 
@@ -228,8 +239,9 @@ def race_table(race):
 
 def race_text(race):
     """The race as a list, one line per model."""
-    text = f"""`make race` trains our model and the plain loop that the course's templates suggest for the same time,
-on the same machine (here {raced_on(race)}). Results on validation images, with the last weights:
+    text = f"""`make race` trains our model as the script does without options. The plain loop, the training loop that
+the course's templates suggest, then gets the same training time on the same machine
+(here {raced_on(race)}). Results on validation images, with the last weights:
 """
     header, rows = tables.race(race["summary"])
     for values, entry in zip(rows, race["summary"].values()):
@@ -285,6 +297,7 @@ PAGES = {
         "race": lambda: race_text(read("race")) if read("race") else "",
     },
     "docs/results.md": {
+        "stale": lambda: f"Older results at present: {'; '.join(stale()) or 'none'}.",
         "runs": lambda: table(results()),
         "seeds": lambda: published("seeds", over_seeds),
         "quality": lambda: published("comparison", lambda found: tables.markdown(*tables.quality(found))),

@@ -21,6 +21,7 @@ them. After an interruption, repeat the command: the loop goes on from its last 
 
 import functools
 import itertools
+import math
 import statistics
 import sys
 import time
@@ -81,7 +82,11 @@ def plain_side(entry, data, quick):
         classifier = quality.load_classifier(data, torch.device("cpu"), lambda: splits)
         features = lambda images: quality.classify(classifier, images)[0]
         real, noise = features(val.images / 255), functools.partial(net.noise, len(val.images))
-        measure = lambda: quality.frechet(features(gan.images_of(net, noise())), real)
+
+        def measure():
+            drawn = features(gan.images_of(net, noise()))
+            return quality.frechet(drawn, real) if drawn.isfinite().all() else math.nan
+
     else:
         measure = lambda: (vae if entry.script == registry.VAE else nf).epoch_iter(net, val, None)
 
