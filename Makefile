@@ -127,5 +127,5 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 	@touch $@
 
 existing-environment:
-	@$(PYTHON) -c 'import torch, torchvision, numpy, scipy, matplotlib, tqdm, filelock' || \
+	@$(PYTHON) -c 'import torch, torchvision, numpy, scipy, matplotlib, PIL, tqdm, filelock' || \
 	  { echo "$(PYTHON) lacks packages: $(PYTHON) -m pip install -r requirements-dev.txt"; exit 1; }

@@ -130,7 +130,7 @@ def macros(contents):
                     f"last/{key}": known[-1],
                 }
         if "data" in result:
-            numbers["data_title"] = tables.DATA.get(result["data"], result["data"])
+            numbers["data_title"] = tables.TITLES.get(result["data"], result["data"])
         bpd = [1e9 if value is None else value for value in result.get("curves", {}).get("val_bpd", ())]
         if bpd and bpd[-1] < 1.85:  # Question 3.8: from this epoch on, all values are below 1.85
             numbers["always_below_1_85"] = 1 + max((i for i, value in enumerate(bpd) if value >= 1.85), default=-1)
@@ -229,7 +229,7 @@ def own_runs(quick):
             files += [path for path in (folder / "results.json", folder / "analyses.json") if path.exists()]
             shutil.copytree(folder / "figures", copies / entry.name)
             if results["data"] != entry.data[0]:
-                other_data.append(tables.DATA[results["data"]])
+                other_data.append(tables.TITLES[results["data"]])
     for file, figures, target in publish.MEASURED.values():
         if (runs / file).exists():
             files.append(runs / file)

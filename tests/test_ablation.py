@@ -13,8 +13,6 @@ from datasets.files import UserError
 from datasets.loading import Batches
 from study import ablation, loops, registry, tables
 
-PARSERS = {registry.FLOW: "a3_nf_template", registry.GAN: "a3_gan_template", registry.VAE: "a3_vae_template"}
-
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
@@ -29,7 +27,7 @@ def place(tmp_path, monkeypatch):
         final = {registry.get("nf").seeds: 1.5 + seed / 1000}
         settings = settings_of(registry.module(registry.FLOW).parse_args(command[1:]))
         results = {"final": final, "seconds": 7.0 * epochs, "seed": seed, "quick": False, "code": "now"}
-        results["settings"] = settings
+        results |= {"settings": settings, "epochs": settings["epochs"]}
         there = {"processor": "P", "threads": 1, "torch": "2.99", "bfloat16": False, "commit": "c"}
         (log.parent / "results.json").write_text(json.dumps(results | there))
 
@@ -75,6 +73,13 @@ def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
     assert [row["name"] for row in rows] == ["plain", "ours", "wide"]
     assert rows[:2] == table["rows"]
     assert all(command[command.index("--device") + 1] == "cpu" for command in trained)  # as the plain loop
+
+
+def test_a_quick_run_tells_how_many_epochs_it_trained(place):
+    runs, _ = place
+    run("--seconds", "60", "--quick", "--only", "ours")
+    (row,) = json.loads((runs / "quick" / "nf-ablation.json").read_text())["rows"]
+    assert row["epochs"] == [4]
 
 
 def test_the_run_that_times_an_epoch_is_the_variant_if_one_epoch_is_enough(place):
@@ -148,7 +153,7 @@ def test_the_vae_trains_for_the_epochs_that_fit_and_its_best_epoch_counts(monkey
 
 def test_the_scripts_accept_the_options_of_every_row():
     for run, epochs, cheap, rows in ablation.ROWS.values():
-        script = __import__(PARSERS[registry.get(run).script])
+        script = registry.module(registry.get(run).script)
         assert len(rows) <= 8
         for _, options in rows.values():
             if isinstance(options, str):

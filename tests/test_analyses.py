@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import statistics
 from types import SimpleNamespace
@@ -14,8 +15,9 @@ from a3_vae_template import VAE
 from beyond.vae_family import Family
 from common import files
 from conftest import ROOT, refusal
+from datasets.files import UserError
 from datasets.loading import Batches
-from study import analyses, evaluate, latent
+from study import analyses, evaluate, latent, registry
 
 
 @pytest.fixture
@@ -173,6 +175,35 @@ def test_the_gradients_of_both_losses_are_those_that_the_report_derives():
     saturating, other = torch.log(1 - torch.sigmoid(a)).sum(), 4 * analyses.gan_script.generator_loss(a)
     assert torch.allclose(torch.autograd.grad(saturating, a)[0], -torch.sigmoid(a))
     assert torch.allclose(torch.autograd.grad(other, a)[0], -(1 - torch.sigmoid(a)))
+
+
+def test_precise_results_stay_until_the_run_is_repeated(tmp_path, monkeypatch):
+    (tmp_path / "nf").mkdir()
+    results = tmp_path / "nf" / "results.json"
+    made = {"data": "glyphs", "quick": True, "final": {}, "settings": {}, "seconds": 1, "seed": 42}
+    results.write_text(json.dumps(made | {"script": registry.FLOW}))
+    split = Batches(torch.zeros(3, 784), None, "glyphs", "", 2, with_labels=False)
+    monkeypatch.setattr(analyses.models, "model_file", lambda folder: None)
+    monkeypatch.setattr(
+        analyses.registry, "module", lambda script: SimpleNamespace(load=lambda path: torch.nn.Flatten())
+    )
+    monkeypatch.setattr(analyses, "mnist", lambda root, **options: [split] * 3)
+    monkeypatch.setattr(analyses, "flow_bits", lambda model, test: {"test_bits": 1.5})
+    monkeypatch.setitem(analyses.ANALYSES, registry.FLOW, lambda *things: {"levels": 2})
+
+    def found(**options):
+        analyses.analyse(tmp_path / "nf", **options)
+        numbers = json.loads((tmp_path / "nf" / "analyses.json").read_text())
+        return {key: numbers[key] for key in ("levels", "test_bits") if key in numbers}
+
+    assert found() == {"levels": 2}
+    assert found(precise=True) == found() == {"levels": 2, "test_bits": 1.5}
+    later = (tmp_path / "nf" / "analyses.json").stat().st_mtime + 10
+    os.utime(results, (later, later))  # the run was trained again
+    assert found() == {"levels": 2}
+    results.write_text(json.dumps(made | {"script": "beyond/autoregressive.py"}))
+    with pytest.raises(UserError, match=r"no analysis for beyond/autoregressive\.py"):
+        found()
 
 
 def test_bits_of_a_flow_get_better_with_samples_and_their_error_is_over_images():

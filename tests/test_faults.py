@@ -118,6 +118,7 @@ WORDS = st.one_of(
     st.sampled_from(PLAIN.split("|")),
     st.text(max_size=8),
     st.integers(-(10**20), 10**20).map(str),
+    st.just("9" * 400),
     st.floats().map(str),
 )
 

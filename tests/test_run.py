@@ -422,6 +422,8 @@ def test_device_is_chosen_with_a_reason():
     device, why = choose_device("cpu")
     assert device.type == "cpu"
     assert why == "chosen by --device"
+    with pytest.raises(UserError, match="--device meta: no such device"):  # torch has it, but it computes nothing
+        choose_device("meta")
 
 
 @pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])

@@ -1,6 +1,5 @@
 """The registry and what filters it; the chain that `make` runs; seeds."""
 
-import importlib
 import json
 import os
 import time
@@ -15,13 +14,9 @@ from datasets.files import Trouble, UserError
 from study import analyses, evaluate, publish, registry, seeds, tables, train
 
 
-def module_of(entry):
-    return importlib.import_module(entry.script.removesuffix(".py").replace("/", "."))
-
-
 @pytest.mark.parametrize("entry", registry.RUNS, ids=lambda entry: entry.name)
 def test_every_run_parses_and_has_the_title_of_its_script(entry):
-    script, words = module_of(entry), entry.command()[1:]
+    script, words = registry.module(entry.script), entry.command()[1:]
     assert (ROOT / "code" / entry.script).exists()
     full, short = script.parse_args(words), script.parse_args([*words, *entry.short.split()])
     assert entry.title.startswith(script.title(full))
@@ -60,7 +55,8 @@ def made_up(monkeypatch, tmp_path):
     for seed in registry.SEEDS:
         folder = tmp_path / "runs" / "mnist" / MADE_UP.name_with(seed)
         folder.mkdir(parents=True)
-        mine = {**results, "run": folder.name, "seed": seed, "settings": {**results["settings"], "seed": seed}}
+        settings = registry.settings(MADE_UP, "--seed", str(seed))
+        mine = {**results, "run": folder.name, "seed": seed, "settings": settings}
         (folder / "results.json").write_text(json.dumps(mine))
     return tmp_path / "runs" / "mnist" / "nf-made-up"
 
@@ -108,6 +104,55 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
     assert (MADE_UP, made_up) in publish.runs_to_publish()
     value = rf"val/nf-made-up/val_bpd\endcsname{{{result['final']['val_bpd']:.2f}}}"
     assert value in "\n".join(macros.macros({made_up / "results.json": result}))
+
+
+def test_a_finished_run_with_other_options_does_not_count(made_up, monkeypatch):
+    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": "mnist"})
+    monkeypatch.setattr(analyses, "analyse_once", lambda folder: None)
+    results = json.loads((made_up / "results.json").read_text())
+    changed = {"epochs": 10, "eval_images": 5}
+    for key, value in changed.items():
+        (made_up / "results.json").write_text(json.dumps({**results, "settings": results["settings"] | {key: value}}))
+        message = f"{key} = {value}, not {results['settings'][key]}: rename or delete this folder"
+        for published in (["--published"], []):
+            if key == "eval_images" and not published:  # the model is the same
+                train.main(train.parse_args(["nf-made-up"]))
+            else:
+                monkeypatch.setitem(train.registry.DATA, "grey", ["mnist"])
+                with pytest.raises(UserError, match=message):
+                    train.main(train.parse_args(["nf-made-up", *published]))
+
+
+def test_a_resumed_run_counts_only_the_epochs_that_are_left(made_up, monkeypatch):
+    monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": "mnist"})
+    monkeypatch.setattr(analyses, "analyse_once", lambda folder: None)
+    monkeypatch.setattr(train, "call", lambda command, log, advance: None)
+    (made_up / "results.json").unlink()
+    (made_up / "settings.json").write_text(json.dumps({"settings": {"epochs": 10}}))
+    (made_up / "metrics.csv").write_text("epoch,a\n" + "0,1\n" * 6)
+    made = []
+
+    class Watched(train.Progress):
+        def __init__(self, total):
+            super().__init__(total)
+            made.append(self)
+
+    monkeypatch.setattr(train, "Progress", Watched)
+    train.main(train.parse_args(["nf-made-up"]))
+    assert (made[0].skipped, made[0].done) == (5, 10)  # of 10 expected seconds, half is done
+
+
+def test_the_option_for_three_seeds_chooses_the_runs_itself():
+    for words in (["gan", "--seeds"], ["--group", "core", "--seeds"], ["--seeds", "--seed", "42"]):
+        with pytest.raises(UserError, match="leave out RUN, --group and --seed"):
+            train.main(train.parse_args(words))
+
+
+def test_the_users_table_compares_only_full_runs_on_real_data_with_others():
+    results = publish.results()["nf"]
+    others = lambda **changes: publish.rows({"nf": results | changes})[1][0][3]
+    assert others() == publish.REFERENCES["nf", "val_bpd"][0]
+    assert others(data="glyphs") == others(quick=True) == ""
 
 
 def test_progress_is_read_from_the_metrics(tmp_path):

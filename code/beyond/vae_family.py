@@ -22,8 +22,8 @@ beta-VAE: Higgins et al. 2017; free bits, IAF: Kingma et al. 2016 (arXiv:1606.04
 All variants but the autoencoder record the same bound, log p(x) >= E_q[log p(x|z) + log p(z) - log q(z|x)], in nats,
 whatever objective they train. `Family.terms` therefore returns the values of the bound with the gradients of the
 objective, and the training loop is that of a3_vae_template.py. Gradients of log q are path gradients (through z only),
-as in that script; also behind a flow (Vaitl et al. 2024, arXiv:2403.15881) and with importance weights (Tucker et al. 2019,
-arXiv:1810.04152). Only free bits use the ordinary gradient.
+as in that script; also behind a flow (Vaitl et al. 2024, arXiv:2403.15881) and with importance weights (Tucker et al.
+2019, arXiv:1810.04152). Only free bits use the ordinary gradient.
 
 Measured on one core of an AMD EPYC without bfloat16 instructions, torch 2.14, static binary MNIST, test images, 500
 importance samples per image: --net conv --prior coupling --zdim 40 --lr 0.003 --epochs 80 reaches log p(x) =

@@ -66,7 +66,7 @@ def number(kind, low=None, high=None, above=None, below=None):
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number") from None
-        if not math.isfinite(value):
+        if kind is float and not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"must be a finite number, not {text}")
         limits = [(low, operator.ge, "at least"), (high, operator.le, "at most")]
         for limit, holds, words in [*limits, (above, operator.gt, "above"), (below, operator.lt, "below")]:

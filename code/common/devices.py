@@ -29,6 +29,8 @@ def choose_device(name):
         return torch.device("cpu"), f"no GPU found; {torch.get_num_threads()} threads"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"--device {name}: no such device on this machine; try --device auto") from None
@@ -87,4 +89,4 @@ def facts(device=CPU):
 def peak_megabytes():
     """The peak memory of this process so far; None if the system does not report it."""
     if resource:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

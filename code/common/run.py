@@ -108,7 +108,7 @@ class Run:
         print(f"Device: {self.device} ({why})" + (f", {self.processes} processes" if self.processes > 1 else ""))
         print(f"Files:  {show(self.folder)}/")
         if self.finished:
-            print("This run is finished. Use --fresh to repeat it, or code/study/analyses.py to analyse it.")
+            print("This run is finished. Use --fresh to repeat it.")
 
     def _open(self):
         (self.folder / "figures").mkdir(parents=True, exist_ok=True)

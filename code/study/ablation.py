@@ -15,7 +15,7 @@ the table.
 
 The rows of the VAE begin with the template's network and optimiser and add one change of ours at a time. All use our
 data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They have
-no folder: repeating the command trains all rows again, and `--only` trains those that are missing.
+no folder: repeating the command trains all rows again; `--only` trains the rows that it names.
 """
 
 import sys
@@ -132,7 +132,7 @@ def measure(model, row, seed, args, data):
         folder = timing
     results = train(entry, f"{options} {epochs} --seed {seed}", folder, args.quick)
     there = {key: results[key] for key in (*FACTS, "commit")}
-    return there | {"seconds": results["seconds"], "value": results["final"][metric], "epochs": epochs}
+    return there | {"seconds": results["seconds"], "value": results["final"][metric], "epochs": results["epochs"]}
 
 
 def main(args):

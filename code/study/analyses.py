@@ -2,7 +2,7 @@
 
     python code/study/analyses.py vae-z2            the run of this name; on MNIST if there are several
     python code/study/analyses.py vae-z2 --quick    the quick run of this name
-    python code/study/analyses.py nf --bits         more precise test results: of a flow with up to 64 dequantisation
+    python code/study/analyses.py nf --precise      more precise test results: of a flow with up to 64 dequantisation
                                                     samples, of a variant of the VAE with 5,000 samples of q(z|x)
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training
@@ -182,13 +182,20 @@ def resample_levels(run, title, model, z, numbers):
 ANALYSES = {registry.VAE: latent.vae, registry.GAN: gan, registry.FLOW: flow, registry.FAMILY: latent.family}
 
 
-def analyse(folder, data_root=None, bits=False):
-    """Make the figures and analyses.json of a finished run, if there is an analysis for its script.
+def up_to_date(folder):
+    """Whether a run was analysed after it was finished."""
+    analyses, results = folder / "analyses.json", folder / "results.json"
+    return analyses.exists() and analyses.stat().st_mtime >= results.stat().st_mtime
 
-    `bits`: for a flow or a variant of the VAE, also test results with more samples, which take minutes."""
+
+def analyse(folder, data_root=None, precise=False):
+    """Make the figures and analyses.json of a finished run.
+
+    `precise`: for a flow or a variant of the VAE, also test results with more samples, which take minutes. A later
+    analysis without `precise` keeps them."""
     run = Finished(folder)
     if run.results["script"] not in ANALYSES:
-        return print(f"{folder.name}: no analysis exists for {run.results['script']}")
+        raise UserError(f"there is no analysis for {run.results['script']}, only for {', '.join(ANALYSES)}")
     model = registry.module(run.results["script"]).load(models.model_file(folder)).to(run.device)
     splits = (bmnist if run.data in BINARY else mnist)(data_root, data=run.data, download=False)
     if run.data in GREY and run.results["script"] == registry.FAMILY:
@@ -198,12 +205,14 @@ def analyse(folder, data_root=None, bits=False):
         val, test = val.subset(2000), test.subset(2000)
     title = f"{registry.title(folder.name)}, {TITLES[run.data]}"
     train, val, test = (split.to(run.device) for split in (train, val, test))
-    precise = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
-    if bits and (not precise or getattr(model, "autoencoder", False)):
-        raise UserError("--bits is for flows and variants of the VAE only")
-    numbers = ANALYSES[run.results["script"]](run, title, model, train, val, test)
-    if bits:
-        numbers |= precise(model, test)
+    more = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
+    if precise and (not more or getattr(model, "autoencoder", False)):
+        raise UserError("--precise is for flows and variants of the VAE only")
+    before = registry.read_json(folder / "analyses.json") if up_to_date(folder) else {}
+    numbers = {key: value for key, value in before.items() if key.startswith("test_")}
+    numbers |= ANALYSES[run.results["script"]](run, title, model, train, val, test)
+    if precise:
+        numbers |= more(model, test)
     about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
     registry.write_json(folder / "analyses.json", {**about, **numbers})
     print(f"{folder.name}: analysed, see {show(folder)}/")
@@ -211,9 +220,7 @@ def analyse(folder, data_root=None, bits=False):
 
 def analyse_once(folder):
     """Analyse a run unless its analysis is up to date."""
-    analyses, results = folder / "analyses.json", folder / "results.json"
-    up_to_date = analyses.exists() and analyses.stat().st_mtime >= results.stat().st_mtime
-    if read_results(folder)["script"] in ANALYSES and not up_to_date:
+    if read_results(folder)["script"] in ANALYSES and not up_to_date(folder):
         analyse(folder)
 
 
@@ -221,8 +228,9 @@ def main(args):
     runs = runs_folder(args.quick)
     for data in (*BINARY, *GREY):
         if (runs / data / args.run / "results.json").exists():
-            return analyse(runs / data / args.run, args.data_root, args.bits)
-    raise UserError(f"there is no finished run {args.run} on images: python code/study/train.py {args.run}")
+            return analyse(runs / data / args.run, args.data_root, args.precise)
+    command = f"python code/study/train.py {registry.get(args.run).name}" + " --quick" * args.quick
+    raise UserError(f"there is no finished run {args.run} on images: {command}")
 
 
 def parse_args(words=None):
@@ -230,7 +238,7 @@ def parse_args(words=None):
     parser.add_argument("run", metavar="RUN", help="name of a finished run")
     parser.add_argument("--quick", action="store_true", help="the quick run of this name")
     text = "flows and variants of the VAE: also test results with up to 64 or 5,000 samples; takes minutes"
-    parser.add_argument("--bits", action="store_true", help=text)
+    parser.add_argument("--precise", action="store_true", help=text)
     parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     return parser.parse_args(words)
 

@@ -111,7 +111,8 @@ def main(args):
         except UserError as error:
             print(f"{name}: left out, {error}")
     if not found:
-        raise UserError("there is no trained model: first train one, for example with python code/a3_vae_template.py")
+        command = "python code/a3_vae_template.py" + " --quick" * args.quick
+        raise UserError(f"there is no trained model: first train one, for example with {command}")
     x, labels = test.images.float(), test.labels
     features = {"pixels": x, f"{COMPONENTS} principal components": principal_components(x, COMPONENTS)}
     features |= {name: codes_of(found[name], x).detach() for name in NAMES if name in found}

@@ -244,7 +244,8 @@ def main(args):
     found = {entry: run for entry in wanted if (run := registry.finished(entry, args.quick))}
     missing = [entry.name for entry in wanted if entry not in found and (args.only or entry.group == "core")]
     if not found:
-        raise UserError("no finished run in runs/: first train one, for example with python code/a3_vae_template.py")
+        names = " ".join(missing) + " --quick" * args.quick
+        raise UserError(f"none of these runs is finished: first train one with python code/study/train.py {names}")
     if missing:
         print(f"Skipped, not finished: {', '.join(missing)}")
     folder = runs_folder(args.quick) / "comparison"

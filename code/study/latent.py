@@ -50,7 +50,7 @@ def estimates_of_log_px(run, title, model, val, n_images=50):
     """Question 1.4: the estimate of log p(x) against the number of samples L, with z from the prior and from q.
 
     Each value is an average over images and over all disjoint groups of L samples."""
-    n_prior, n_q = (10_000, 1000) if run.quick else (100_000, 1000)
+    n_prior, n_q = 10_000 if run.quick else 100_000, 1000
     x = val.subset(n_images).images.float()
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -22,7 +22,7 @@ from common.files import runs_folder
 from datasets.bmnist import bmnist
 from datasets.files import ROOT, UserError, show, write_atomically
 from datasets.mnist import mnist
-from study import export, latent, publish, registry
+from study import export, latent, publish, registry, tables
 
 SOURCES = ROOT / "docs" / "page"
 LIBRARY = ["net.js", "models.js"]  # for the page and for its workers
@@ -67,14 +67,13 @@ def data_of(found, kind):
 
 
 def digits(test, per_class=20):
-    """Test images 0..255, evenly spread over each class: compressed as text, with their labels."""
-    images = test.images * (255 if test.images.max() == 1 else 1)
+    """Grey test images, evenly spread over each class: compressed as text, with their labels."""
     picks = []
     for label in range(10):
         of_class = torch.nonzero(test.labels == label).squeeze(1)
         picks.append(of_class[torch.linspace(0, len(of_class) - 1, min(per_class, len(of_class))).long()])
     picks = torch.cat(picks)
-    return {"images": export.as_text(images[picks].numpy().tobytes()), "labels": test.labels[picks].tolist()}
+    return {"images": export.as_text(test.images[picks].numpy().tobytes()), "labels": test.labels[picks].tolist()}
 
 
 def rounded(tensor, digits=4):
@@ -123,12 +122,12 @@ def curves(found):
 
 def race_charts(race):
     """Validation results against seconds of training, ours and the plain loop's; the first seed."""
-    charts, units = [], {"val_elbo": "bound, nats", "val_bpd": "bits per dimension", "frechet_val": "Fréchet distance"}
+    charts = []
     for run, pairs in race.get("models", {}).items():
         pair = next(iter(pairs.values()))
         points = lambda curve: [[short(x), short(y)] for x, y in curve]
         lines = {"ours": points(pair["ours"]["curve"]), "plain loop": points(pair["plain"]["curve"])}
-        title, unit = f"Race: {registry.title(run)}", units[race["summary"][run]["metric"]]
+        title, unit = f"Race: {registry.title(run)}", tables.UNITS[race["summary"][run]["metric"]]
         charts.append({"title": title, "unit": unit, "x": "seconds of training", "lines": lines})
     return charts
 

@@ -169,7 +169,8 @@ def rows(found):
             if i == 0:
                 title, *about = entry.title, str(result["epochs"]), times[entry.name], f"{result['parameters']:,}"
             value = f"**{rounded(result['final'][key], key)}**"
-            others = REFERENCES.get((entry.name, key), ("", ""))
+            comparable = result["data"] in REAL and not result["quick"]
+            others = REFERENCES.get((entry.name, key), ("", "")) if comparable else ("", "")
             lines.append([title, measure(entry.name, key, result["final"]), value, *others, *about])
     return ["model", "metric", "ours", "best public solution", "literature", "epochs", cost, "parameters"], lines
 

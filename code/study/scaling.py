@@ -143,7 +143,8 @@ def measure(args):
     }  # fmt: skip
 
 
-HEADER = ("", "1 x 2 threads", "2 x 1 thread", "speed-up", "spread", "in sums", "MB/step", *(f"{n} GPUs" for n in GPUS))
+HEADER = ["", "1 x 2 threads", "2 x 1 thread", "ratio", "its spread", "in sums", "MB/step"]
+HEADER += [f"{n} GPUs" for n in GPUS]
 
 
 def rows(models):

@@ -31,13 +31,14 @@ def read(folder, seed):
 
 def different_settings(results):
     """The names of the settings in which the seeds of one run differ. Raises UserError if their training differs."""
+    repeat = "rename or delete the folders of the older ones and train again"
     if len({r["code"] for r in results}) > 1:
-        raise UserError(f"{results[0]['run']}: its seeds were trained by different versions of the code")
+        raise UserError(f"{results[0]['run']}: its seeds were trained by different versions of the code; {repeat}")
     keys = {key for r in results for key in r["settings"]}
     different = {key for key in keys if len({str(r["settings"].get(key)) for r in results}) > 1}
-    if names := different - {"seed", "eval_samples", "eval_images"}:
+    if names := different - {"seed"} - registry.EVALUATION:
         names = ", ".join(sorted(names))
-        raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names})")
+        raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names}); {repeat}")
     return different
 
 
@@ -46,7 +47,7 @@ def summary(results):
 
     `deviation` is the standard deviation. The seeds may differ in how they were evaluated on the test images."""
     different = different_settings(results)
-    machines = {(r["threads"], r.get("processes", 1), r["device"]) for r in results}
+    machines = {tuple(map(r.get, ("processor", "bfloat16", "threads", "processes", "device"))) for r in results}
     alike = len(machines) == 1  # otherwise seconds are not comparable
     finals = [{**r["final"], "seconds": r["seconds"]} for r in results]
     keys = [key for key in finals[0] if alike or not key.startswith("seconds")]

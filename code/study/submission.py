@@ -1,6 +1,8 @@
-"""Make the ZIP file to hand in: code, report and tests, without data, runs, weights of models and environments.
+"""Make the ZIP file to hand in.
 
-python code/study/submission.py bloggs    bloggs_assignment3.zip, same as `make submission NAME=bloggs`
+    python code/study/submission.py bloggs    bloggs_assignment3.zip, same as `make submission NAME=bloggs`
+
+It contains code, report and tests, but no data, runs, weights of models and environments.
 """
 
 import re

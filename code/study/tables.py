@@ -3,11 +3,10 @@
 import re
 import statistics
 
-from datasets.loading import TITLES as DATA
+from datasets.loading import TITLES
 from study import registry
 
-UNITS = {"val_bpd": "bits per dimension", "val_elbo": "nats", "val_log_likelihood": "nats",
-         "frechet_val": "Fréchet distance"}  # fmt: skip
+UNITS = {"val_bpd": "bits per dimension", "val_elbo": "nats", "frechet_val": "Fréchet distance"}
 
 
 def number(value, digits=2):
@@ -52,7 +51,7 @@ def quality(comparison):
             rows = blocks.setdefault((metrics["reference"], round(metrics["frechet_floor"], 3)), [])
             if not rows:
                 real = [metrics["frechet_floor"], *(metrics[f"{key}_real"] for key in keys[1:])]
-                rows.append(["training images", DATA[metrics["reference"]], *map(number, real, digits)])
+                rows.append(["training images", TITLES[metrics["reference"]], *map(number, real, digits)])
             name = registry.title(run) + ("" if what == "samples" else f", {what}")
             rows.append([name, "", *map(number, [metrics[key] for key in keys], digits)])
     return header, [row for rows in blocks.values() for row in rows]
@@ -70,7 +69,7 @@ def likelihood(comparison):
             " / ".join(number(known[key], digits) for key in keys if key in known) for keys, digits in columns.items()
         )
         kind = known["kind"].removesuffix(" and importance estimate")
-        rows.append([registry.title(run), DATA[entry["data"]], kind, nats, bits, bpd])
+        rows.append([registry.title(run), TITLES[entry["data"]], kind, nats, bits, bpd])
     return header, rows
 
 
@@ -193,7 +192,7 @@ def race(summary):
         after, reached = [number(entry[side]["after"], digits) for side in ("ours", "plain")], ["", ""]
         if entry["target"] is not None:
             reached = [time_to(entry[side]["reached"], seconds) for side in ("ours", "plain")]
-        rows.append([registry.title(run), DATA[entry["data"]], UNITS[entry["metric"]], str(len(entry["seeds"])),
+        rows.append([registry.title(run), TITLES[entry["data"]], UNITS[entry["metric"]], str(len(entry["seeds"])),
                      seconds, *after, number(entry["target"], digits), *reached])  # fmt: skip
     return (header, rows) if any(entry["target"] for entry in summary.values()) else (header[:7], [r[:7] for r in rows])
 

@@ -31,12 +31,13 @@ from datasets.files import ROOT, Trouble, UserError, show
 from study import analyses, registry
 from study.registry import SEEDS
 
-DATA = {"binary": (bmnist.BINARY, bmnist.SOURCES), "grey": (mnist.GREY, mnist.SOURCES)}
+SOURCES = {"binary": bmnist.SOURCES, "grey": mnist.SOURCES}  # the kinds of data: where files come from
 
 
 def data_at_hand(entries):
     """{kind: name of the data set to use}; prints one warning if MNIST is missing."""
-    found = {kind: loading.find("auto", *DATA[kind]) for kind in DATA if any(e.kind == kind for e in entries)}
+    kinds = [kind for kind in SOURCES if any(entry.kind == kind for entry in entries)]
+    found = {kind: loading.find("auto", registry.DATA[kind], SOURCES[kind]) for kind in kinds}
     loading.warn(*found.values())
     for data in found.values():
         print(f"Data:   {loading.TITLES[data.name]}, {data.source}")
@@ -51,6 +52,15 @@ def share_done(folder):
         return min(1.0, (len((folder / "metrics.csv").read_text().splitlines()) - 2) / planned)
     except (OSError, ValueError, KeyError):
         return 0.0
+
+
+def check_options(folder, results, settings, published):
+    """Refuse a finished run with other settings. How it was evaluated matters for published runs only."""
+    before = results["settings"]
+    for key in sorted(settings.keys() | before.keys()):
+        if before.get(key) != settings.get(key) and (published or key not in registry.EVALUATION):
+            problem = f"{show(folder)} was made with {key} = {before.get(key)}, not {settings.get(key)}"
+            raise UserError(f"{problem}: rename or delete this folder")
 
 
 def call(command, log, advance=lambda: None):
@@ -98,13 +108,15 @@ def train(jobs, data, quick, published):
         name, before = entry.name_with(seed), progress.done
         folder = runs / data.get(entry.kind, entry.kind) / name
         progress.done += entry.seconds
-        if read_results(folder):
+        more = entry.publishing if published else entry.short if folder.parent.name.startswith("glyphs") else ""
+        more = [*more.split(), "--name", name, "--seed", str(seed), "--resume", *["--quick"] * quick]
+        if results := read_results(folder):
+            check_options(folder, results, registry.settings(entry, *more), published)
             progress.skipped += entry.seconds
             tqdm.write(f"{name}: already finished")
         else:
-            more = entry.publishing if published else entry.short if folder.parent.name.startswith("glyphs") else ""
-            more = [*more.split(), "--name", name, "--seed", str(seed), "--resume", *["--quick"] * quick]
             command = entry.command(*more, data=folder.parent.name)
+            progress.skipped += entry.seconds * share_done(folder)
             folder.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()
             show_progress = lambda: progress.show(name, before + entry.seconds * share_done(folder))  # noqa: B023
@@ -134,13 +146,13 @@ def main(args):
     for group in args.group:
         entries += registry.RUNS if group == "all" else registry.select(group=group)
     if args.seeds:
-        if args.seed != [SEEDS[0]]:
-            raise UserError("--seeds trains all three seeds: leave out --seed")
-        entries += [entry for entry in registry.RUNS if entry.seeds]
+        if args.seed or entries:
+            raise UserError("--seeds chooses the runs and their seeds: leave out RUN, --group and --seed")
+        entries = [entry for entry in registry.RUNS if entry.seeds]
     entries = list(dict.fromkeys(entries))
     if not entries:
         raise UserError("no run or group given; list them with python code/study/train.py --list")
-    jobs = [(entry, seed) for entry in entries for seed in (SEEDS if args.seeds else args.seed)]
+    jobs = [(entry, seed) for entry in entries for seed in (SEEDS if args.seeds else args.seed or SEEDS[:1])]
     if args.list:
         for index, (entry, seed) in enumerate(jobs):
             print(f"{index:4}  {entry.name_with(seed):32}{entry.title}")
@@ -161,7 +173,7 @@ def parse_args(words=None):
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs")
     parser.add_argument("--group", nargs="+", choices=[*registry.GROUPS, "all"], default=[], help="all runs of a group")
     seed = cli.number(int, 0, 2**31)
-    parser.add_argument("--seed", nargs="+", type=seed, default=[SEEDS[0]], help="train each run with each seed")
+    parser.add_argument("--seed", nargs="+", type=seed, help=f"train each run with each seed (default: {SEEDS[0]})")
     parser.add_argument("--seeds", action="store_true", help="all seeds of the runs that have three seeds")
     parser.add_argument("--published", action="store_true", help="add the extra options of published runs")
     parser.add_argument("--quick", action="store_true", help="small runs, to check that everything works")
