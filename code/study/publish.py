@@ -193,15 +193,17 @@ def machine(found):
     return f"{found['processor']}, {tables.plural(found['threads'], 'thread')}{software(found)}"
 
 
-def speed(bench):
-    """The tables of bench.json, with titles of models, and the machine."""
+def speed(bench, steps=True):
+    """The tables of bench.json, with titles of models, and the machine. `steps`: also times of the parts of a step."""
     models = {}
     for name, result in bench["models"].items():
         run, comma, networks = name.partition(", ")
         models[registry.title(run) + comma + networks] = result
-    rates = f"{bench['gflops_float32']:.0f} GFLOP/s in float32 and {bench['gflops_bfloat16']:.0f} in bfloat16"
-    both = "\n\n".join(tables.markdown(*table) for table in tables.bench(models))
-    return f"{both}\n\nMeasured on {machine(bench)}; a large matrix product has {rates}."
+    rates = f"{bench['gflops_float32']:.0f} GFLOP/s in float32"
+    if any("float32" in result for result in models.values()):  # otherwise the processor has no bfloat16 instructions
+        rates += f" and {bench['gflops_bfloat16']:.0f} in bfloat16"
+    shown = "\n\n".join(tables.markdown(*table) for table in tables.bench(models)[: 2 if steps else 1])
+    return f"{shown}\n\nMeasured on {machine(bench)}; a large matrix product has {rates}."
 
 
 def scaling(found):
@@ -308,6 +310,7 @@ PAGES = {
         "codes": lambda: published("codes", lambda found: tables.markdown(*tables.codes(found["models"]))),
         "race": lambda: published("race", race_table),
         "speed": lambda: published("bench", speed),
+        "speed-bfloat16": lambda: published("bench-bfloat16", functools.partial(speed, steps=False)),
     },
     "docs/beyond.md": {"autoregressive": autoregressive},
     "docs/cluster.md": {"scaling": lambda: published("scaling", scaling)},
