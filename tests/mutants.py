@@ -200,7 +200,11 @@ GROUPS = {
         ("loading: a prefix for a subset", "torch.linspace(0, len(self.images) - 1, min(n, len(self.images))).long()", "torch.arange(min(n, len(self.images)))"),
     ],
     ("code/study/registry.py", "test_evaluate"): [("registry: glyphs before MNIST", "for data in entry.data:", "for data in entry.data[::-1]:")],
-    ("code/study/train.py", "test_study"): [("train: unfinished runs skipped", "        if read_results(folder):", "        if folder.exists():")],
+    ("code/study/train.py", "test_study"): [
+        ("train: unfinished runs skipped", "        if results := read_results(folder):", "        if (results := read_results(folder)) or folder.exists():"),
+        ("train: finished runs with other options accepted", "before.get(key) != settings.get(key) and", "False and"),
+        ("train: resumed epochs count as work", "progress.skipped += entry.seconds * share_done(folder)", "pass"),
+    ],
     ("code/study/seeds.py", "test_study"): [
         ("seeds: other seeds taken", 'results["seed"] != seed or results["quick"]', 'results["quick"]'),
         ("seeds: other code accepted", 'if len({r["code"] for r in results}) > 1:', "if False:"),
@@ -212,6 +216,7 @@ GROUPS = {
         ("evaluate: other samples than the run's", '(results["seed"], results["epochs"] + 1)', '(results["seed"], results["epochs"])'),
     ],
     ("code/study/analyses.py", "test_analyses"): [
+        ("analyses: precise results lost", "if up_to_date(folder) else {}", "if not up_to_date(folder) else {}"),
         ("analyses: losses of G exchanged", "for loss in (saturating, other)]", "for loss in (other, saturating)]"),
         ("analyses: odds of D upside down", "(1 - scores[-1]) / scores[-1]", "scores[-1] / (1 - scores[-1])"),
     ],
@@ -262,6 +267,7 @@ GROUPS = {
         ("codes: components of smallest variance", "directions[:n].T", "directions[-n:].T"),
     ],
     ("code/study/ablation.py", "test_ablation"): [
+        ("ablation: planned epochs reported", '"epochs": results["epochs"]}', '"epochs": epochs}'),
         ("ablation: last epoch counts", '"value": max(values)', '"value": values[-1]'),
         ("ablation: other code accepted", '(results["code"], results["settings"]) != (code_digest(entry.script), settings)', "False"),
         ("ablation: the timed epoch is always the variant", "(epochs, seed) == (1, SEEDS[0])", "seed == SEEDS[0]"),
