@@ -271,10 +271,17 @@ def cost(comparison):
 
 
 def variants():
+    """The table of the variants of the VAE, and estimates with more samples of z."""
     entries = registry.select(group="family")
     found = {entry.name: result for entry in entries if (result := read(entry.name))}
     header, rows = tables.variants(found)
-    return tables.markdown(header, [[f"{row[0]} (`{run}`)", *row[1:]] for run, row in zip(found, rows)])
+    text = tables.markdown(header, [[f"{row[0]} (`{run}`)", *row[1:]] for run, row in zip(found, rows)])
+    for run in found:
+        more = read(f"{run}-analyses")  # of analyses.py --precise
+        if "test_draws" in more:
+            text += f"\n\n`{run}` with {more['test_draws']:,} samples of z: log p(x) of {more['test_images']:,} test images is "
+            text += f"{more['test_log_likelihood']:.2f}."
+    return text
 
 
 def ablation(model):
