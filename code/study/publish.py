@@ -279,8 +279,8 @@ def variants():
     for run in found:
         more = read(f"{run}-analyses")  # of analyses.py --precise
         if "test_draws" in more:
-            text += f"\n\n`{run}` with {more['test_draws']:,} samples of z: log p(x) of {more['test_images']:,} test images is "
-            text += f"{more['test_log_likelihood']:.2f}."
+            text += f"\n\n`{run}`, {more['test_images']:,} test images, {more['test_draws']:,} samples of z: "
+            text += f"log p(x) = {more['test_log_likelihood']:.2f}."
     return text
 
 
