@@ -161,7 +161,7 @@ def test_a_run_that_is_not_compared_is_refused(capsys):
 def test_no_run_and_a_damaged_results_file_are_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "ROOT", tmp_path)
     main = lambda: evaluate.main(evaluate.parse_args(["--quick", "--device", "cpu"]))
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match=r"no finished run of vae-z20, .*study/train\.py vae-z20 --quick$"):
         main()
     folder = tmp_path / "runs" / "quick" / "glyphs" / "gan"
     folder.mkdir(parents=True)

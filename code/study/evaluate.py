@@ -244,8 +244,8 @@ def main(args):
     found = {entry: run for entry in wanted if (run := registry.finished(entry, args.quick))}
     missing = [entry.name for entry in wanted if entry not in found and (args.only or entry.group == "core")]
     if not found:
-        names = " ".join(missing) + " --quick" * args.quick
-        raise UserError(f"none of these runs is finished: first train one with python code/study/train.py {names}")
+        command = f"python code/study/train.py {missing[0]}" + " --quick" * args.quick
+        raise UserError(f"no finished run of {', '.join(missing)}: first train one, for example with {command}")
     if missing:
         print(f"Skipped, not finished: {', '.join(missing)}")
     folder = runs_folder(args.quick) / "comparison"
