@@ -202,7 +202,7 @@ GROUPS = {
     ("code/study/registry.py", "test_evaluate"): [("registry: glyphs before MNIST", "for data in entry.data:", "for data in entry.data[::-1]:")],
     ("code/study/train.py", "test_study"): [
         ("train: unfinished runs skipped", "        if results := read_results(folder):", "        if (results := read_results(folder)) or folder.exists():"),
-        ("train: finished runs with other options accepted", "before.get(key) != settings.get(key) and", "False and"),
+        ("train: finished runs with other options accepted", "if words := difference(*compared):", "if words := None:"),
         ("train: resumed epochs count as work", "progress.skipped += entry.seconds * share_done(folder)", "pass"),
     ],
     ("code/study/seeds.py", "test_study"): [

@@ -85,6 +85,13 @@ def read_results(folder):
     return results
 
 
+def difference(before, now):
+    """The first of the settings in which two dicts differ, in words; None if they are the same."""
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            return f"{key.strip()} = {before.get(key)}, not {now.get(key)}"
+
+
 class Run:
     def __init__(self, args, script, name, data, epochs):
         global current
@@ -145,10 +152,8 @@ class Run:
                 before = {" script": saved["script"], **saved["settings"]}
             except (OSError, ValueError, KeyError, TypeError):
                 raise UserError(f"{show(path)} is missing or damaged: start again with --fresh") from None
-            for key in sorted(before.keys() | now.keys()):
-                if before.get(key) != now.get(key):
-                    message = f"{folder} was made with {key.strip()} = {before.get(key)}, not {now.get(key)}"
-                    raise UserError(f"{message}: choose another --name, or start again with --fresh")
+            if words := difference(before, now):
+                raise UserError(f"{folder} was made with {words}: choose another --name, or start again with --fresh")
             if not finished and not self.args.resume:
                 raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
         settings = {"script": self.script, "data": self.data, "settings": self.settings}

@@ -25,7 +25,7 @@ from tqdm import tqdm
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
 from common.files import runs_folder
-from common.run import read_results
+from common.run import difference, read_results
 from datasets import bmnist, loading, mnist
 from datasets.files import ROOT, Trouble, UserError, show
 from study import analyses, registry
@@ -56,11 +56,11 @@ def share_done(folder):
 
 def check_options(folder, results, settings, published):
     """Refuse a finished run with other settings. How it was evaluated matters for published runs only."""
-    before = results["settings"]
-    for key in sorted(settings.keys() | before.keys()):
-        if before.get(key) != settings.get(key) and (published or key not in registry.EVALUATION):
-            problem = f"{show(folder)} was made with {key} = {before.get(key)}, not {settings.get(key)}"
-            raise UserError(f"{problem}: rename or delete this folder")
+    ignored = () if published else registry.EVALUATION
+    pair = results["settings"], settings
+    compared = ({key: value for key, value in each.items() if key not in ignored} for each in pair)
+    if words := difference(*compared):
+        raise UserError(f"{show(folder)} was made with {words}: rename or delete this folder")
 
 
 def call(command, log, advance=lambda: None):
