@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 
-from conftest import ROOT, VISIBLE_GPUS, run_program
-from test_run import FOLDER, SCRIPTS, options
+from conftest import ROOT, VISIBLE_GPUS
+from test_run import DATA, FOLDER, SCRIPTS
 
 # The outputs of each network, first for its inputs on the CPU, then on the GPU. The weights of the published flow
 # without convolutions are too large for the repository; random ones take their place.
@@ -52,16 +55,26 @@ def visible(environment):
     return others if VISIBLE_GPUS is None else {**others, "CUDA_VISIBLE_DEVICES": VISIBLE_GPUS}
 
 
+def start(words, environment, cwd=ROOT):
+    """A new Python, because a process that has looked for GPUs while they were hidden never finds them."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *words], env=visible(environment), cwd=cwd, **pipes)
+
+
+def python(program):
+    child = start(["-c", program], os.environ)
+    out, err = child.communicate(timeout=300)
+    return subprocess.CompletedProcess(child.args, child.returncode, out, err)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def gpu(tmp_path_factory):
-    program = "import torch\nprint(torch.cuda.is_available())"
-    found = run_program(tmp_path_factory.mktemp("gpu"), program, environment=visible(os.environ))
-    if found.stdout.strip() != "True":
+def gpu():
+    if not shutil.which("nvidia-smi") or python("import torch; print(torch.cuda.is_available())").stdout != "True\n":
         pytest.skip("no CUDA GPU")
 
 
-def test_networks_compute_the_same_on_gpu_and_cpu(tmp_path):
-    done = run_program(tmp_path, COMPARE, environment=visible(os.environ))
+def test_networks_compute_the_same_on_gpu_and_cpu():
+    done = python(COMPARE)
     assert done.returncode == 0, done.stderr
     differences = {run: float(value) for run, value in map(str.split, done.stdout.splitlines())}
     assert len(differences) == 5
@@ -70,11 +83,14 @@ def test_networks_compute_the_same_on_gpu_and_cpu(tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_killed_run_is_resumed_and_learns(script, checkout, monkeypatch):
-    monkeypatch.setattr(checkout, "environment", visible(checkout.environment))
-    folder = checkout.folder / "runs" / FOLDER[script] / "gpu"
-    checkout.kill_after(script, *options(script, "gpu"), rows=2, folder=f"{FOLDER[script]}/gpu")
+    on_gpu = lambda script, *words: start(checkout.command(script, *words)[1:], checkout.environment, checkout.folder)
+    monkeypatch.setattr(checkout, "start", lambda script, *words, cwd=None: on_gpu(script, *words))
+    name = f"gpu-{script.split('_')[1]}"
+    folder = checkout.folder / "runs" / FOLDER[script] / name
+    words = "--quick", "--data", DATA[script], "--name", name
+    checkout.kill_after(script, *words, rows=2, folder=f"{FOLDER[script]}/{name}")
     before = (folder / "metrics.csv").read_text()
-    done = checkout.run(script, *options(script, "gpu"), "--resume")
+    done = checkout.run(script, *words, "--resume")
     assert "Device: cuda" in done.stdout
     assert (folder / "metrics.csv").read_text().startswith(before)
     results = json.loads((folder / "results.json").read_text())

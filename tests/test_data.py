@@ -281,7 +281,7 @@ def test_a_damaged_text_file_is_named_with_its_line(tmp_path):
         assert path.name in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"<html>404</html>", gzip.compress(amat(few_images()))[:-40]])
+@pytest.mark.parametrize("content", [b"<html>404</html>", gzip.compress(amat(few_images()))[:-40]], ids=["html", "cut"])
 def test_what_is_no_gzip_file_is_refused(tmp_path, content):
     path = tmp_path / "binarized_mnist_train.amat.gz"
     path.write_bytes(content)

@@ -22,7 +22,7 @@ TINY = {
     "gan-conv": (gan.Generator, {"latent_dim": 2}),
     "nf-multiscale-long": (lambda **sizes: flow.Model([784], **sizes), {"n_flows": 1, "n_hidden": 4}),
     "family-conv": (vae_family.Family, {"hidden_dim": 4, "z_dim": 2}),
-    "pixelcnn": (autoregressive.Model, {"model": "markov", "n_hidden": 4}),
+    "pixelcnn-long": (autoregressive.Model, {"model": "markov", "n_hidden": 4}),
 }
 
 

@@ -32,6 +32,20 @@ def test_published_results_are_full_runs_on_real_data():
         assert (result.get("peak_megabytes") or 0) < 4000
 
 
+def test_gpu_results_stand_beside_those_of_the_same_code_and_settings(monkeypatch):
+    """With made-up values, so that no column can be taken for another."""
+    result = {"final": {"val_elbo": -95.125}, "seconds": 30.0, "processor": "a GPU", "threads": 8, "torch": "2.11.0"}
+    on_cpu = {**result, "final": {"val_elbo": -96.5}, "seconds": 180.0, "processor": "a CPU", "threads": 1}
+    monkeypatch.setattr(publish, "read", lambda name: on_cpu if name == "vae-z20" else {})
+    *_, row, _, machines = publish.gpu({"vae-z20": result}).splitlines()
+    assert row == "| VAE, D = 20 | validation bound, nats | -95.12, 30 s | -96.50, 3 min |"
+    assert machines == "GPU: a GPU, 8 threads, torch 2.11.0. CPU: a CPU, 1 thread, torch 2.11.0."
+    monkeypatch.undo()
+    for run, measured in publish.read("gpu").items():
+        for key in ("code", "settings", "data", "parameters"):
+            assert measured[key] == publish.read(run)[key], (run, key)
+
+
 MEASURED = [registry.VAE, registry.GAN, registry.FLOW, registry.AUTOREGRESSIVE, registry.FAMILY]
 
 
@@ -411,7 +425,7 @@ def test_published_numbers_beside_the_runs_belong_to_them():
 def test_nothing_is_published_of_runs_that_the_registry_lacks():
     runs = {entry.name for entry in registry.RUNS}
     results = {path.stem for path in (ROOT / "report" / "results").glob("*.json")} - publish.MEASURED.keys()
-    results -= {"bench-bfloat16"}  # bench.json of another processor
+    results -= {"bench-bfloat16", "gpu"}  # bench.json of another processor, results of the core runs on a GPU
     assert {name.removesuffix("-analyses") for name in results} <= runs
     assert {path.stem for path in (ROOT / "report" / "models").iterdir()} <= runs
     figures = {path.name for path in (ROOT / "report" / "figures").iterdir() if path.is_dir()}

@@ -10,7 +10,8 @@ PixelCNN: van den Oord et al. 2016 (arXiv:1606.05328).
 
 Measured on one core of an AMD EPYC with bfloat16 instructions, torch 2.14, static binary MNIST, exact log p(x) of the
 test images in nats: PixelCNN -80.77 (1188 s of training), conv1d -83.76 (575 s), rnn -90.03 (599 s), markov -177.66
-(74 s). PixelCNN on 8-bit MNIST: 0.847 bits per dimension (1211 s).
+(74 s). PixelCNN on 8-bit MNIST: 0.847 bits per dimension (1211 s). Without bfloat16, with --hidden 48 --epochs 6
+--lr 0.003 --dropout 0.05: -80.32 (9450 s).
 
 Each model has two implementations. `forward` computes all pixels in one pass, for training. `at` computes one pixel
 from cached activations of earlier pixels, for sampling. A test checks that both give the same result.

@@ -12,7 +12,6 @@
     python code/beyond/vae_family.py --autoencoder           neither noise nor KL term
     python code/beyond/vae_family.py --zdim 2 --encoder grid                  the encoder reads p(x|z) on a grid of z
     python code/beyond/vae_family.py --net conv --prior coupling --zdim 40    residual convolutional networks
-    python code/beyond/vae_family.py --decoder pixelcnn --pixelcnn 32 7       a larger PixelCNN as decoder
     python code/beyond/vae_family.py --quick                 a small run
 
 beta-VAE: Higgins et al. 2017; free bits, IAF: Kingma et al. 2016 (arXiv:1606.04934); IWAE: Burda et al. 2016

@@ -22,7 +22,7 @@ SHOWN, SEED = 14, 0
 # kind of images: {model: run}
 BEST = {
     "grey": {"GAN": "gan-conv", "flow": "nf-multiscale-long"},
-    "binary": {"VAE": "family-conv", "PixelCNN": "pixelcnn"},
+    "binary": {"VAE": "family-conv", "PixelCNN": "pixelcnn-long"},
 }
 
 

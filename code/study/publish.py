@@ -58,7 +58,7 @@ HEADLINES = [
     ("nf-multiscale-long", "test_bpd", "1.05, Glow; 0.99, FFJORD"),
     ("nf-multiscale-long", "test_bpd_8", "1.020, UvA tutorial 11"),
     ("family-conv", "test_log_likelihood", "-79.84, ResNet VAE with RealNVP prior; -78.30, ladder VAE"),
-    ("pixelcnn", "test_log_likelihood", "-81.30, PixelCNN; -79.20, Diagonal BiLSTM"),
+    ("pixelcnn-long", "test_log_likelihood", "-81.30, PixelCNN; -79.20, Diagonal BiLSTM"),
 ]
 MEASURES = {
     "val_elbo": "validation bound, nats",
@@ -206,6 +206,18 @@ def speed(bench, steps=True):
     return f"{shown}\n\nMeasured on {machine(bench)}; a large matrix product has {rates}."
 
 
+def gpu(found):
+    """The results of runs that were trained on a GPU, beside those of the same code and settings on the CPU."""
+    rows = []
+    for run, result in found.items():
+        key = registry.get(run).seeds or registry.get(run).results[0]
+        on_cpu = read(run)
+        both = [f"{rounded(each['final'][key], key)}, {tables.duration(each['seconds'])}" for each in (result, on_cpu)]
+        rows.append([registry.title(run), measure(run, key, result["final"]), *both])
+    names = [machine(next(iter(results.values()))) for results in (found, results())]
+    return f"{tables.markdown(['model', 'metric', 'GPU', 'CPU'], rows)}\n\nGPU: {names[0]}. CPU: {names[1]}."
+
+
 def scaling(found):
     """The speed of two processes relative to two threads."""
     rows = [[registry.title(run), *(f"{result[side]['images_per_second']:,.0f}" for side in ("one", "two")),
@@ -317,6 +329,7 @@ PAGES = {
         "codes": lambda: published("codes", lambda found: tables.markdown(*tables.codes(found["models"]))),
         "race": lambda: published("race", race_table),
         "speed": lambda: published("bench", speed),
+        "gpu": lambda: published("gpu", gpu),
         "speed-bfloat16": lambda: published("bench-bfloat16", functools.partial(speed, steps=False)),
     },
     "docs/beyond.md": {"autoregressive": autoregressive},
