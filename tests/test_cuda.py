@@ -55,16 +55,13 @@ def visible(environment):
     return others if VISIBLE_GPUS is None else {**others, "CUDA_VISIBLE_DEVICES": VISIBLE_GPUS}
 
 
-def start(words, environment, cwd=ROOT):
-    """A new Python, because a process that has looked for GPUs while they were hidden never finds them."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *words], env=visible(environment), cwd=cwd, **pipes)
+# All tests of this file start a new Python: conftest's fork server has looked for GPUs while they were hidden, and then
+# its children never find them.
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
 
 
 def python(program):
-    child = start(["-c", program], os.environ)
-    out, err = child.communicate(timeout=300)
-    return subprocess.CompletedProcess(child.args, child.returncode, out, err)
+    return subprocess.run([sys.executable, "-c", program], env=visible(os.environ), **PIPES)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,8 +80,9 @@ def test_networks_compute_the_same_on_gpu_and_cpu():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_killed_run_is_resumed_and_learns(script, checkout, monkeypatch):
-    on_gpu = lambda script, *words: start(checkout.command(script, *words)[1:], checkout.environment, checkout.folder)
-    monkeypatch.setattr(checkout, "start", lambda script, *words, cwd=None: on_gpu(script, *words))
+    started = {"env": visible(checkout.environment), "cwd": checkout.folder, **PIPES}
+    start = lambda script, *words, cwd=None: subprocess.Popen(checkout.command(script, *words), **started)
+    monkeypatch.setattr(checkout, "start", start)
     name = f"gpu-{script.split('_')[1]}"
     folder = checkout.folder / "runs" / FOLDER[script] / name
     words = "--quick", "--data", DATA[script], "--name", name

@@ -208,14 +208,13 @@ def speed(bench, steps=True):
 
 def gpu(found):
     """The results of runs that were trained on a GPU, beside those of the same code and settings on the CPU."""
-    rows = []
-    for run, result in found.items():
-        key = registry.get(run).seeds or registry.get(run).results[0]
-        on_cpu = read(run)
-        both = [f"{rounded(each['final'][key], key)}, {tables.duration(each['seconds'])}" for each in (result, on_cpu)]
-        rows.append([registry.title(run), measure(run, key, result["final"]), *both])
-    names = [machine(next(iter(results.values()))) for results in (found, results())]
-    return f"{tables.markdown(['model', 'metric', 'GPU', 'CPU'], rows)}\n\nGPU: {names[0]}. CPU: {names[1]}."
+    rows, pairs = [], {run: (result, read(run)) for run, result in found.items()}
+    for run, pair in pairs.items():
+        key = registry.get(run).seeds
+        values = [f"{rounded(each['final'][key], key)}, {tables.duration(each['seconds'])}" for each in pair]
+        rows.append([registry.title(run), measure(run, key, pair[0]["final"]), *values])
+    gpus, cpus = (" and ".join(dict.fromkeys(map(machine, side))) for side in zip(*pairs.values()))
+    return f"{tables.markdown(['model', 'metric', 'GPU', 'CPU'], rows)}\n\nGPU: {gpus}. CPU: {cpus}."
 
 
 def scaling(found):
@@ -329,8 +328,8 @@ PAGES = {
         "codes": lambda: published("codes", lambda found: tables.markdown(*tables.codes(found["models"]))),
         "race": lambda: published("race", race_table),
         "speed": lambda: published("bench", speed),
-        "gpu": lambda: published("gpu", gpu),
         "speed-bfloat16": lambda: published("bench-bfloat16", functools.partial(speed, steps=False)),
+        "gpu": lambda: published("gpu", gpu),
     },
     "docs/beyond.md": {"autoregressive": autoregressive},
     "docs/cluster.md": {"scaling": lambda: published("scaling", scaling)},
