@@ -25,21 +25,21 @@ all: $(READY) ## train, analyse and compare the core runs, compile your report; 
 	@$(MAKE) -s latex || true
 	@$(PYTHON) code/study/train.py --group core
 	@$(PYTHON) code/study/evaluate.py
-	@$(PYTHON) report/macros.py --user
 	@$(PYTHON) code/study/page.py --user
+	@$(PYTHON) report/macros.py --user
 
 quick: $(READY) ## the same with small settings, under 4 minutes
 	@$(PYTHON) code/study/train.py --group core --quick
 	@$(PYTHON) code/study/evaluate.py --quick
-	@$(PYTHON) report/macros.py --user --quick
 	@$(PYTHON) code/study/page.py --user --quick
+	@$(PYTHON) report/macros.py --user --quick
 
 beyond: $(READY) ## the same for the models beyond the assignment; hours, resumable
 	@$(MAKE) -s latex || true
 	@$(PYTHON) code/study/train.py --group autoregressive family plane
 	@$(PYTHON) code/study/evaluate.py
-	@$(PYTHON) report/macros.py --user
 	@$(PYTHON) code/study/page.py --user
+	@$(PYTHON) report/macros.py --user
 
 long: $(READY) ## train the longer runs; hours, resumable
 	@$(PYTHON) code/study/train.py --group long

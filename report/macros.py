@@ -59,6 +59,8 @@ def text(value, key=""):
     """A number or text as LaTeX."""
     if isinstance(value, bool) or value is None:
         return "not reached"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not finite"
     if isinstance(value, (int, float)) and value < 0:
         return r"\ensuremath{-}" + text(-value, key)
     if isinstance(value, float) and value and value < 0.01:
@@ -99,10 +101,10 @@ def definition(name, key, latex):
 
 
 def plus_minus(values, key):
-    """The mean and the standard deviation of several seeds, with equally many digits."""
+    """The mean and the standard deviation of several seeds."""
     digits = 3 if "bpd" in key else 0 if "seconds" in key else 2
-    average = statistics.mean(values), statistics.stdev(values)
-    mean, deviation = (f"{x:,.{digits}f}".replace(",", "{,}") for x in average)
+    both = tables.with_deviation(statistics.mean(values), statistics.stdev(values), digits)
+    mean, deviation = (x.replace(",", "{,}") for x in both)
     return rf"\ensuremath{{{mean}\pm{deviation}}}"
 
 

@@ -1,6 +1,5 @@
 """Headless Chromium, driven by the DevTools protocol through two pipes: no package and no port is needed."""
 
-import base64
 import contextlib
 import json
 import os
@@ -88,9 +87,9 @@ class Browser:
             time.sleep(0.02)
         return time.monotonic() - started
 
-    def open(self, path, width=1280, height=900, dark=False, scale=1):
-        self.resize(width, height, scale)
-        self.scheme(dark)
+    def open(self, path):
+        self.resize(1280, 900)
+        self.scheme(dark=False)
         self.events.clear()
         self.call("Page.navigate", url=path.as_uri())
         self.wait("document.readyState === 'complete' && document.body.dataset.ready")
@@ -99,13 +98,9 @@ class Browser:
         """Wait until two frames have been drawn: what was asked for before is then shown."""
         self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 5))))")
 
-    def resize(self, width, height, scale=1):
+    def resize(self, width, height):
         self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=scale,
-            mobile=width < 500,
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
 
     def scheme(self, dark):
@@ -128,9 +123,6 @@ class Browser:
         return self.run(
             f"(({{left, top, width, height}}) => [left, top, width, height])({box}.getBoundingClientRect())"
         )
-
-    def picture(self, path):
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def close(self):
         with contextlib.suppress(Exception):

@@ -134,6 +134,7 @@ def test_a_job_ends_with_the_status_of_its_run_and_requeues_itself_before_the_ti
     notes.unlink()
     child = subprocess.Popen(["sbatch", str(path), "code/x.py"], cwd=ROOT)
     while not notes.exists():
+        assert child.poll() is None
         time.sleep(0.01)
     child.send_signal(signal.SIGUSR1)
     while notes.read_text().splitlines()[1:] != ["requeue 77"]:

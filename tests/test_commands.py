@@ -102,8 +102,3 @@ def test_latex_waits_for_another_package_installation(tmp_path):
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [call.split()[0] for call in calls] == ["update"] * 3 + ["install"]
     assert "DPkg::Lock::Timeout=120" in calls[-1]
-
-
-def test_make_runs_the_tests_of_the_readme_in_ci():
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
-    assert "make test" in (ROOT / "README.md").read_text()

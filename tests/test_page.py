@@ -609,6 +609,7 @@ def test_charts_hold_the_curves_of_runs_and_races():
         "epoch": [0, 1, 2],
         "train_bpd": [9.0, 2.0, 1.5],
         "val_bpd": [9.0, 2.12345678, None],
+        "test_bpd": [None, math.inf, math.nan],
         "seconds": [0, 1, 1],
     }
     found = {"nf": {"curves": untrained_first}, "markov": {}}
@@ -617,7 +618,7 @@ def test_charts_hold_the_curves_of_runs_and_races():
         "title": "RealNVP", "unit": "bits per dimension", "x": "epoch",
         "lines": {"training": [[1, 2.0], [2, 1.5]], "validation": [[1, 2.12346]]},
     }  # fmt: skip
-    pair = {"ours": {"curve": [[1, -110.0], [9, -97.0]]}, "plain": {"curve": [[2, -130.0], [9, -104.0]]}}
+    pair = {"ours": {"curve": [[1, -110.0], [9, -97.0]]}, "plain": {"curve": [[2, -130.0], [5, math.nan], [9, -104.0]]}}
     race = {"summary": {"vae-z20": {"metric": "val_elbo"}}, "models": {"vae-z20": {"42": pair}}}
     (chart,) = page.race_charts(race)
     assert chart["lines"] == {"ours": [[1, -110.0], [9, -97.0]], "plain loop": [[2, -130.0], [9, -104.0]]}

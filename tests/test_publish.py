@@ -34,12 +34,14 @@ def test_published_results_are_full_runs_on_real_data():
 
 def test_gpu_results_stand_beside_those_of_the_same_code_and_settings(monkeypatch):
     """With made-up values, so that no column can be taken for another."""
-    result = {"final": {"val_elbo": -95.125}, "seconds": 30.0, "processor": "a GPU", "threads": 8, "torch": "2.11.0"}
-    on_cpu = {**result, "final": {"val_elbo": -96.5}, "seconds": 180.0, "processor": "a CPU", "threads": 1}
+    result = {"final": {"val_elbo": -95.125}, "seconds": 30.0, "processor": "a GPU", "threads": 8, "torch": "2.11.0",
+              "bfloat16": True}  # fmt: skip
+    on_cpu = {**result, "final": {"val_elbo": -96.5}, "seconds": 180.0, "processor": "a CPU", "threads": 1,
+              "bfloat16": False}  # fmt: skip
     monkeypatch.setattr(publish, "read", lambda name: on_cpu if name == "vae-z20" else {})
     *_, row, _, machines = publish.gpu({"vae-z20": result}).splitlines()
     assert row == "| VAE, D = 20 | validation bound, nats | -95.12, 30 s | -96.50, 3 min |"
-    assert machines == "GPU: a GPU, 8 threads, torch 2.11.0. CPU: a CPU, 1 thread, torch 2.11.0."
+    assert machines == "GPU: a GPU, 8 threads, bfloat16, torch 2.11.0. CPU: a CPU, 1 thread, float32, torch 2.11.0."
     monkeypatch.undo()
     for run, measured in publish.read("gpu").items():
         for key in ("code", "settings", "data", "parameters"):
@@ -244,7 +246,7 @@ def test_weights_of_variants_are_published_where_something_loads_them(place):
 
 
 RACED_ON = {"models": {"nf": {"1": {
-    "processor": "a processor", "threads": 2, "torch": "2.99.0+x",
+    "processor": "a processor", "threads": 2, "torch": "2.99.0+x", "bfloat16": False,
     "code": {"ours": publish.digest(registry.FLOW), "plain": publish.digest("study/loops.py")},
     "settings": registry.settings(registry.get("nf"), "--seed", "1"),
 }}}}  # fmt: skip
@@ -263,7 +265,7 @@ def test_the_race_tells_who_reaches_the_target():
     now = RACED_ON["models"]["nf"]["1"]
     for change in {"settings": None}, {"code": now["code"] | {"plain": "older"}}:
         older = {"models": {"nf": {"1": now | change}}, "summary": {"nf": nf}}
-        assert publish.race_text(older).endswith("with an earlier version of our training.")
+        assert publish.race_text(older).endswith("with an earlier version of the code.")
     gan = entry | {"target": 1.95, "ours": side(1.1, [20.0]), "plain": side(1.95, [90.0])}
     text = publish.race_text(RACED_ON | {"summary": {"gan": gan}})
     assert text.endswith("plain loop 1.950.")
@@ -273,8 +275,10 @@ def test_machines_differ_if_their_number_formats_do():
     one = {"processor": "a processor", "torch": "2.99.0+x", "bfloat16": True}
     assert publish.machines({"gan": one, "nf": one}) == "Trained on a processor, bfloat16, torch 2.99.0."
     older = {key: value for key, value in one.items() if key != "bfloat16"}  # a result that does not name it
-    assert publish.machines({"gan": one | {"bfloat16": False}, "nf": older}) == (
-        "Trained on\n\n- a processor, float32, torch 2.99.0: GAN\n- a processor, torch 2.99.0: RealNVP"
+    plane = older | {"script": registry.PLANE}
+    assert publish.machines({"gan": one | {"bfloat16": False}, "nf": older, "flow-moons": plane}) == (
+        "Trained on\n\n- a processor, float32, torch 2.99.0: GAN; flows in the plane\n"
+        "- a processor, bfloat16, torch 2.99.0: RealNVP"
     )
 
 
@@ -303,7 +307,7 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
             "share_of_matrix_rate": 0.25,
             **{f"{part}_milliseconds": 1.0 + i for i, part in enumerate(parts)}}  # fmt: skip
     sides = {"ours": side | {"images_per_second": 7250.0}, "plain": side | {"images_per_second": 1000.0}}
-    bench = {"processor": "a processor", "threads": 2, "torch": "2.99.0+x", "gflops_float32": 100.0,
+    bench = {"processor": "a processor", "threads": 2, "torch": "2.99.0+x", "bfloat16": False, "gflops_float32": 100.0,
              "gflops_bfloat16": 200.0, "models": {"nf": {"ratio": 7.25, "ratio_spread": 0.5, **sides}}}  # fmt: skip
     (runs / "bench.json").write_text(json.dumps(bench))
     side = lambda after, reached: {"after": after, "reached": reached, "seconds_to_target": 69.7}
@@ -314,14 +318,14 @@ def test_what_was_measured_is_published_and_told_in_the_pages(place):
     publish_all()
     readme, tables_page = (place / "README.md").read_text(), (place / "docs" / "results.md").read_text()
     assert "| RealNVP | validation, bits per dimension | **1.500** ± 0.500 | 1.804, public solution" in readme
-    assert "(here a processor, 2 threads, torch 2.99.0)" in readme
+    assert "(here a processor, 2 threads, float32, torch 2.99.0)" in readme
     assert "- RealNVP, bits per dimension after 90 s: 1.750, plain loop 1.950." in readme
     assert "Ours reaches 1.813, the best public result after 40 epochs, in 70 s." in readme
     assert "| RealNVP, ours | 7,250 | 9 | 7.2 | 0.5 | 50 | 25% |" in tables_page
     assert "| RealNVP, plain loop | 1,000 | 9 |  |  | 50 | 25% |" in tables_page
     for side in ("ours", "plain loop"):
         assert f"| RealNVP, {side} | 64 | 10.00 | 1.00 | 2.00 | 3.00 | 4.00 |" in tables_page
-    assert "Measured on a processor, 2 threads, torch 2.99.0; a large" in tables_page
+    assert "Measured on a processor, 2 threads, float32, torch 2.99.0; a large" in tables_page
     assert "| RealNVP | validation, bits per dimension | **1.500** ± 0.500 | 1, 2 |" in tables_page
     assert "| VAE, D = 20, draws |" in tables_page
     assert (
@@ -380,6 +384,15 @@ def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(p
     publish_all()
     assert (figures / "beyond.png").read_bytes() == b"new"
     assert "beyond.png: published version kept; python code/study/evaluate.py draws" in capsys.readouterr().out
+
+
+def test_nothing_is_published_if_a_figure_is_missing(place):
+    race = place / "runs" / "race.json"
+    race.write_text(json.dumps({"quick": False, "summary": {}, "models": {}}))
+    before = content(place)
+    with pytest.raises(UserError, match=r"race\.pdf is missing: repeat the command that wrote .*race\.json"):
+        publish_all()
+    assert content(place) == before
 
 
 def test_a_run_is_not_published_beside_the_comparison_of_an_older_one(place, capsys):

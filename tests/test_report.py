@@ -91,7 +91,7 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
         (root / environment).mkdir()
         (root / environment / "pyvenv.cfg").write_text("home = /usr/bin")
         (root / environment / "library.py").write_text("")
-    for folder in ("data", "runs"):
+    for folder in ("data", "runs", ".git"):
         (root / folder).mkdir()
         (root / folder / "large.json").write_text("{}")
     (root / "report" / "report.pdf").write_bytes(b"%PDF-1.5")
@@ -109,7 +109,7 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")}
     needed = "code/a3_vae_template.py code/common/run.py datasets/bmnist.py report/report.pdf Makefile"
     assert set(needed.split()) <= names
-    assert not any(name.startswith(("data/", "runs/", ".git/", ".venv")) for name in names)
+    assert not any(name.startswith(("data/", "runs/", ".git/", ".venv", "report/models")) for name in names)
     # and each script that it holds starts where there is nothing else
     program = "import sys\nsys.path.insert(0, 'code')\n"
     program += "import a3_vae_template as v, a3_gan_template as g, a3_nf_template as f\n"

@@ -254,6 +254,19 @@ def test_mean_and_deviation_over_seeds():
         assert not {"seconds", "seconds_to_1_85"} & set(seeds.summary(other))
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((97.594, 1.476, 2), ("97.59", "1.48")),
+        ((1.03712, 0.00029, 3), ("1.0371", "0.0003")),
+        ((1.5, 0.0005, 3), ("1.500", "0.001")),
+        ((2.0, 0.0, 2), ("2.00", "0.00")),
+    ],
+)
+def test_a_small_deviation_is_not_shown_as_zero(values, shown):
+    assert tables.with_deviation(*values) == shown
+
+
 def test_seeds_with_different_settings_are_not_averaged():
     other = result_of(2, frechet=1.0)
     other["settings"]["lr"] = 2

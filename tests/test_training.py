@@ -230,6 +230,11 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, 
     with pytest.raises(UserError, match=f"was made with {first} = "):
         case("--resume", *other)
     release()
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "code_digest", lambda script: "other")
+        with pytest.raises(UserError, match="was begun with other code"):
+            case("--resume")
+    release()
     checkpoint.write_bytes(good[:-100] + bytes([good[-100] ^ 4]) + good[-99:])
     with pytest.raises(UserError, match=r"checkpoint\.pt is damaged"):
         case("--resume")

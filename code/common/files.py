@@ -24,11 +24,11 @@ def load_state(path, device="cpu"):
     """Load what `save_state` stored; UserError if the file is not valid."""
     path = Path(path)
     try:
-        data = read_checked(path)
-    except MemoryError:
+        return torch.load(io.BytesIO(read_checked(path)), map_location=device, weights_only=True)
+    except UserError:
+        raise
+    except (MemoryError, torch.cuda.OutOfMemoryError):
         raise UserError(f"{show(path)} does not fit into memory") from None
-    try:
-        return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     except Exception:  # torch.load raises many kinds of exceptions
         raise UserError(f"{show(path)} is not a file of these scripts") from None
 

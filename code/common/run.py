@@ -142,7 +142,7 @@ class Run:
         (self.folder / "figures").mkdir()
 
     def _check_settings(self):
-        """A run can be resumed only with its original settings."""
+        """A run can be resumed only with its original settings and code."""
         path, folder = self.folder / "settings.json", show(self.folder)
         finished = (self.folder / "results.json").exists()
         if finished or self.checkpoint.exists():
@@ -154,9 +154,13 @@ class Run:
                 raise UserError(f"{show(path)} is missing or damaged: start again with --fresh") from None
             if words := difference(before, now):
                 raise UserError(f"{folder} was made with {words}: choose another --name, or start again with --fresh")
+            if not finished and saved.get("code", self.code) != self.code:
+                raise UserError(
+                    f"{folder} was begun with other code: choose another --name, or start again with --fresh"
+                )
             if not finished and not self.args.resume:
                 raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
-        settings = {"script": self.script, "data": self.data, "settings": self.settings}
+        settings = {"script": self.script, "data": self.data, "code": self.code, "settings": self.settings}
         write_atomically(path, json.dumps(settings, indent=1).encode())
 
     def figure(self, name):

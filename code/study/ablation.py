@@ -13,9 +13,9 @@ else should run on the machine. Values are those of the validation images at the
 thirteen times. Variants of the flow are evaluated on one test image only, to save time. runs/<model>-ablation.json has
 the table.
 
-The rows of the VAE begin with the template's network and optimiser and add one change of ours at a time. All use our
-data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They have
-no folder: repeating the command trains all rows again; `--only` trains the rows that it names.
+The rows of the VAE begin with a typical solution (tanh, Adam at 0.001) and add one change of ours at a time. All use
+our data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They
+have no folder: repeating the command trains all rows again; `--only` trains the rows that it names.
 """
 
 import sys
@@ -147,9 +147,10 @@ def main(args):
     if before and (table["data"], table["seconds"]) != (data, args.seconds):
         made = f"{show(path)} was made with {table['seconds']:g} s on {table['data']}"
         raise UserError(f"{made}, not {args.seconds:g} s on {data}: delete it to start again")
+    seeds = list(dict.fromkeys(args.seeds))
     for row in args.only or rows:
         found = []
-        for seed in args.seeds:
+        for seed in seeds:
             found.append(measure(args.model, row, seed, args, data))
             print(f"{row}, seed {seed}: {found[-1]['value']:.4f} after {found[-1]['seconds']:.0f} s", flush=True)
         about = {key: found[0][key] for key in (*FACTS, "commit")}
@@ -158,7 +159,7 @@ def main(args):
                 f"the seeds of row {row} were trained with other {' and '.join(different)}: delete their folders"
             )
         columns = {key: [each[key] for each in found] for key in ("seconds", "value", "epochs")}
-        before[row] = {"name": row, "change": rows[row][0], "options": rows[row][1], "seeds": args.seeds,
+        before[row] = {"name": row, "change": rows[row][0], "options": rows[row][1], "seeds": seeds,
                        **columns, **about}  # fmt: skip
         table = {"model": args.model, "data": data, "quick": args.quick, "metric": entry.seeds,
                  "seconds": args.seconds, "rows": [before[name] for name in rows if name in before]}  # fmt: skip

@@ -23,7 +23,7 @@ def race(path, panels):
         slow = list(lines.values())[1][0]
         early = next(value for seconds, value in slow if seconds >= slow[-1][0] / 10)
         values = [value for curves in lines.values() for curve in curves for _, value in curve] + [target or early]
-        best = np.nanmax(values) if early < slow[-1][1] else np.nanmin(values)
+        best = np.nanmax(values) if unit == "nats" else np.nanmin(values)  # only bounds rise
         axis.set(title=title, xlabel="seconds of training", ylabel=unit, xlim=(0, None))
         if "distance" in unit:
             axis.set_yscale("log")

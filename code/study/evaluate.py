@@ -147,7 +147,7 @@ def draws_of_seeds(entry, folder, first, args, device):
 
     As in seeds.py, other seeds count only if all are finished."""
     folders = {seed: folder.with_name(entry.name_with(seed)) for seed in SEEDS[1:]}
-    others = {seed: found for seed, other in folders.items() if not args.quick and (found := read_results(other))}
+    others = {seed: found for seed, other in folders.items() if not args.quick and (found := seeds.read(other, seed))}
     if len(others) < len(folders):
         others = {}
     seeds.different_settings([read_results(folder), *others.values()])  # refuses seeds of another training

@@ -60,7 +60,7 @@ def estimates_of_log_px(run, title, model, val, n_images=50):
     labels, numbers, lines = {"prior": "z from p(z)", "q": "z from q(z|x), weighted"}, {"estimate_images": n_images}, {}
     sizes = [10**k for k in range(round(math.log10(n_prior)) + 1)]
     for source, values in log_w.items():
-        values, line = values.double().cpu(), [math.nan] * len(sizes)
+        values, line = values.cpu().double(), [math.nan] * len(sizes)
         for i, size in enumerate(sizes):
             if size <= values.shape[1]:
                 groups = values.view(n_images, -1, size).logsumexp(2) - math.log(size)

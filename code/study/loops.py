@@ -105,7 +105,7 @@ class TanhDecoder(vae.Decoder):
         return at_least_float32(self.out(torch.tanh(self.hidden(input))))
 
 
-# what our VAE changes in the template's, in the order of the ablation; batch size and largest shift are the caller's
+# what our VAE changes in a typical solution, in the ablation's order; batch size and largest shift are the caller's
 VAE_CHANGES = {
     "gelu": "GELU instead of tanh",
     "init": "wider initial weights of the decoder",
@@ -117,7 +117,7 @@ VAE_CHANGES = {
 
 
 def changed_vae(images, epochs, changes=(), z_dim=20):
-    """The template's VAE (tanh, Adam at 0.001, the loss as it stands), with these changes of VAE_CHANGES.
+    """A typical solution (tanh, Adam at 0.001, the loss as it stands), with these changes of VAE_CHANGES.
 
     `images` are training images that can be shifted. With all changes, this is the training of a3_vae_template.py."""
     model = vae.VAE(z_dim=z_dim)

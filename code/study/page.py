@@ -10,6 +10,7 @@ their part of the page says how to train them.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -99,6 +100,11 @@ def dimensions(model, train, test, n=5000):
     return {"kl": rounded(kl), "directions": directions}
 
 
+def is_number(value):
+    """Whether the value was measured and can be drawn: JSON has no NaN."""
+    return value is not None and math.isfinite(value)
+
+
 def short(value):
     """The number with six significant digits."""
     return float(f"{value:.6g}")
@@ -114,7 +120,7 @@ def curves(found):
             for key in (key for key in known if key.endswith(ending)):
                 name = "training" if key.startswith("train") else "validation"
                 points = zip(known["epoch"], known[key])
-                lines[name] = [[x, short(y)] for x, y in points if x and y is not None]  # epoch 0 is untrained
+                lines[name] = [[x, short(y)] for x, y in points if x and is_number(y)]  # epoch 0 is untrained
             if any(len(line) > 1 for line in lines.values()):
                 charts.append({"title": registry.title(run), "unit": unit, "x": "epoch", "lines": lines})
     return charts
@@ -125,7 +131,7 @@ def race_charts(race):
     charts = []
     for run, pairs in race.get("models", {}).items():
         pair = next(iter(pairs.values()))
-        points = lambda curve: [[short(x), short(y)] for x, y in curve]
+        points = lambda curve: [[short(x), short(y)] for x, y in curve if is_number(y)]
         lines = {"ours": points(pair["ours"]["curve"]), "plain loop": points(pair["plain"]["curve"])}
         title, unit = f"Race: {registry.title(run)}", tables.UNITS[race["summary"][run]["metric"]]
         charts.append({"title": title, "unit": unit, "x": "seconds of training", "lines": lines})
@@ -166,7 +172,11 @@ def describe(loaded, images=None):
 
 def in_script(content, **attributes):
     """JSON or text as a script element that is not run."""
-    text = content if isinstance(content, str) else json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    text = (
+        content
+        if isinstance(content, str)
+        else json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    )
     words = " ".join(f'{name}="{value}"' for name, value in attributes.items())
     return f'<script type="text/plain" {words}>{text.replace("</", "<" + chr(92) + "/")}</script>'
 

@@ -126,7 +126,7 @@ def measure(run, key, final):
 
 
 def mean_and_deviation(line, key):
-    mean, deviation = (rounded(line[key][name], key) for name in ("mean", "deviation"))
+    mean, deviation = tables.with_deviation(line[key]["mean"], line[key]["deviation"], 3 if "bpd" in key else 2)
     return f"**{mean}** ± {deviation}"
 
 
@@ -183,9 +183,9 @@ def table(found):
 
 
 def software(found):
-    """The number format of matrix products, if the results name it, and the version of torch."""
-    number_format = {True: ", bfloat16", False: ", float32"}.get(found.get("bfloat16"), "")
-    return f"{number_format}, torch {found['torch'].split('+')[0]}"
+    """The number format of matrix products and the version of torch. Older results do not name the format."""
+    bfloat16 = found.get("bfloat16", found.get("script") != registry.PLANE)
+    return f"{', bfloat16' if bfloat16 else ', float32'}, torch {found['torch'].split('+')[0]}"
 
 
 def machine(found):
@@ -267,7 +267,7 @@ the course's templates suggest, then gets the same training time on the same mac
             text += f"\n  Ours reaches {row['target']}, the best public result after 40 epochs, "
             text += f"in {row['ours reaches it']}."
     if any(stale_pairs(race)):
-        text += "\n\nThis race was run with an earlier version of our training."
+        text += "\n\nThis race was run with an earlier version of the code."
     return text
 
 
@@ -300,9 +300,11 @@ def ablation(model):
     if not (found := read(f"{model}-ablation")):
         return "Not measured yet."
     measured_on = dict.fromkeys(machine(row) for row in found["rows"])
+    plain = " (plain loop: of its best measurement)" if any(None in row["epochs"] for row in found["rows"]) else ""
     return f"""{tables.markdown(*tables.ablation(found))}
 
-Values of validation images after about {found["seconds"]:.0f} s of training on {" and ".join(measured_on)}."""
+Validation results of the best epoch{plain}, after about {found["seconds"]:.0f} s
+of training on {" and ".join(measured_on)}."""
 
 
 def autoregressive():
@@ -318,7 +320,7 @@ PAGES = {
         "race": lambda: race_text(read("race")) if read("race") else "",
     },
     "docs/results.md": {
-        "stale": lambda: f"Older results at present: {'; '.join(stale()) or 'none'}.",
+        "stale": lambda: f"Older runs and races at present: {'; '.join(stale()) or 'none'}.",
         "runs": lambda: table(results()),
         "seeds": lambda: published("seeds", over_seeds),
         "quality": lambda: published("comparison", lambda found: tables.markdown(*tables.quality(found))),
@@ -367,7 +369,10 @@ def runs_to_publish():
 
 
 def check_measured(runs):
-    """Raise UserError if what was measured used other data, or does not belong to the runs."""
+    """Raise UserError if what was measured lacks its figures, used other data, or does not belong to the runs."""
+    for file, figures, _ in MEASURED.values():
+        if figures and (RUNS / file).exists() and not (RUNS / figures).exists():
+            raise UserError(f"{show(RUNS / figures)} is missing: repeat the command that wrote {show(RUNS / file)}")
     for name in MEASURED.keys() - {"bench", "scaling"}:  # these measure speed, on glyph digits
         path = RUNS / MEASURED[name][0]
         content = registry.read_json(path)

@@ -6,10 +6,11 @@
     python code/study/race.py --quick                small runs, to check that everything works
 
 Ours is the run that the script makes without options, in runs/<data>/race-<run>-seed<seed>/. The plain loop (loops.py)
-then trains on the same images for the same seconds. It has the template's networks and learning rate, and neither
-schedule nor augmentation nor averaged weights. Both are judged on the validation images: VAE by the bound, flow by bits
-per dimension with one dequantisation sample, GAN by the Frechet distance of as many samples, in the features of the
-published classifier. Only training counts: the clock stands still while a loop is judged or saved.
+then trains on the same images for the same seconds. It has the template's networks and learning rate (the VAE: our
+activations and initial weights), and neither schedule nor augmentation nor averaged weights. Both are judged on the
+validation images: VAE by the bound, flow by bits per dimension with one dequantisation sample, GAN by the Frechet
+distance of as many samples, in the features of the published classifier. Only training counts: the clock stands still
+while a loop is judged or saved.
 
 Results after the same time are those of the last weights, not of the best epoch. Seconds to a target are those of the
 first measurement that reaches it. The targets are the best public solutions' results after 40 epochs; for the GAN, what
@@ -187,7 +188,7 @@ def race(entry, seed, data, quick):
     if "plain" not in pair:
         pair["plain"] = plain(entry, seed, data, quick, folder, pair["ours"]["seconds"])
         registry.write_json(folder / "race.json", pair)
-        (folder / "plain.pt").unlink()
+    (folder / "plain.pt").unlink(missing_ok=True)
     return pair
 
 

@@ -81,11 +81,17 @@ def start(processes, threads, args):
     words = ["--worker", "--only", *args.only, *["--quick"] * args.quick]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run([*torchrun, __file__, *words], capture_output=True, text=True, env=environment)
-    if done.returncode:
-        mine = [line for line in done.stderr.splitlines() if line.startswith(Path(__file__).name)]
-        raise Trouble(f"{processes} processes stopped: {' '.join(mine) or done.stderr.strip()[-300:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*torchrun, __file__, *words], env=environment, **pipes) as child:
+        try:
+            out, errors = child.communicate()
+        except BaseException:
+            child.terminate()  # torchrun then ends its workers; if it were killed, they would go on
+            raise
+    if child.returncode:
+        mine = [line for line in errors.splitlines() if line.startswith(Path(__file__).name)]
+        raise Trouble(f"{processes} processes stopped: {' '.join(mine) or errors.strip()[-300:]}")
+    return json.loads(out.splitlines()[-1])
 
 
 def compare(name, starts):

@@ -2,7 +2,7 @@
 
     python code/study/submission.py bloggs    bloggs_assignment3.zip, same as `make submission NAME=bloggs`
 
-It contains code, report and tests, but no data, runs, weights of models and environments.
+It contains code, report, docs and tests, but no data, runs, environments and report/models/.
 """
 
 import re

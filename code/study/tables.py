@@ -13,6 +13,13 @@ def number(value, digits=2):
     return "" if value is None else f"{value:,.{digits}f}"
 
 
+def with_deviation(mean, deviation, digits):
+    """Both as text with `digits` decimal places, or with more if the deviation would be shown as 0."""
+    while 0 < deviation < 0.5 * 10**-digits:
+        digits += 1
+    return number(mean, digits), number(deviation, digits)
+
+
 def plural(count, noun):
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
@@ -215,7 +222,7 @@ def ablation(table):
         epochs = "" if None in row["epochs"] else number(statistics.mean(row["epochs"]), 0)
         shown = number(statistics.mean(values), digits)
         if len(values) > 1:
-            shown += f" ± {number(statistics.stdev(values), digits)}"
+            shown = " ± ".join(with_deviation(statistics.mean(values), statistics.stdev(values), digits))
         rows.append([row["name"], row["change"], str(len(values)), epochs, number(seconds, 0), shown])
     return header, rows
 

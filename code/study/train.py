@@ -1,4 +1,4 @@
-"""Train runs of the registry, one after the other, and analyse each.
+"""Train runs of the registry, one after the other, and analyse those of seed 42.
 
     python code/study/train.py vae-z20 gan      these runs
     python code/study/train.py --group core     same as `make`; other groups: long, autoregressive, family, plane
