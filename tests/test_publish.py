@@ -271,6 +271,15 @@ def test_the_race_tells_who_reaches_the_target():
     assert text.endswith("plain loop 1.950.")
 
 
+def test_the_results_with_more_dequantisation_samples_name_their_standard_errors(monkeypatch):
+    bits = {"1": {"bpd": 1.25, "stderr": 0.002}, "8": {"bpd": 1.125, "stderr": 0.00104}, "64": {"bpd": 1, "stderr": 1}}
+    monkeypatch.setattr(publish, "read", lambda name: {"test_bits": bits} if name == "nf-short-analyses" else {})
+    *_, row = publish.dequantisation().splitlines()
+    assert row == "| RealNVP, 10 epochs | 1.2500 ± 0.0020 | 1.1250 ± 0.0010 | 1.0000 ± 1.0000 |"
+    monkeypatch.setattr(publish, "read", lambda name: {})
+    assert publish.dequantisation() == "Not measured yet."
+
+
 def test_machines_differ_if_their_number_formats_do():
     one = {"processor": "a processor", "torch": "2.99.0+x", "bfloat16": True}
     assert publish.machines({"gan": one, "nf": one}) == "Trained on a processor, bfloat16, torch 2.99.0."
