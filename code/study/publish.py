@@ -179,7 +179,12 @@ def table(found):
     """All results of the published runs with the names of the runs, and the machines."""
     (header, lines), names = rows(found), {entry.title: entry.name for entry in registry.RUNS}
     named = [[f"{row[0]} (`{names[row[0]]}`)" if row[0] else "", *row[1:]] for row in lines]
-    return f"{tables.markdown(header, named)}\n\n{machines(found)}"
+    whole = tables.duration(sum(result["seconds"] for result in found.values()))
+    return f"""{tables.markdown(header, named)}
+
+{machines(found)}
+
+All published runs ({len(found)}, with the variants of the VAE and the flows in the plane) took {whole} of training."""
 
 
 def software(found):
@@ -301,10 +306,8 @@ def ablation(model):
         return "Not measured yet."
     measured_on = dict.fromkeys(machine(row) for row in found["rows"])
     plain = " (plain loop: of its best measurement)" if any(None in row["epochs"] for row in found["rows"]) else ""
-    return f"""{tables.markdown(*tables.ablation(found))}
-
-Validation results of the best epoch{plain}, after about {found["seconds"]:.0f} s
-of training on {" and ".join(measured_on)}."""
+    values = f"Validation results of the best epoch{plain}, after about {found['seconds']:.0f} s of training on"
+    return f"{tables.markdown(*tables.ablation(found))}\n\n{values} {' and '.join(measured_on)}."
 
 
 def dequantisation():
