@@ -606,11 +606,10 @@ def test_a_packed_matrix_is_near_and_small():
 
 def test_charts_hold_the_curves_of_runs_and_races():
     untrained_first = {
-        "epoch": [0, 1, 2],
-        "train_bpd": [9.0, 2.0, 1.5],
-        "val_bpd": [9.0, 2.12345678, None],
-        "test_bpd": [None, math.inf, math.nan],
-        "seconds": [0, 1, 1],
+        "epoch": [0, 1, 2, 3],
+        "train_bpd": [9.0, 2.0, 1.5, math.inf],
+        "val_bpd": [9.0, 2.12345678, None, math.nan],
+        "seconds": [0, 1, 1, 1],
     }
     found = {"nf": {"curves": untrained_first}, "markov": {}}
     (chart,) = page.curves(found)

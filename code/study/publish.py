@@ -383,10 +383,7 @@ def runs_to_publish():
 
 
 def check_measured(runs):
-    """Raise UserError if what was measured lacks its figures, used other data, or does not belong to the runs."""
-    for file, figures, _ in MEASURED.values():
-        if figures and (RUNS / file).exists() and not (RUNS / figures).exists():
-            raise UserError(f"{show(RUNS / figures)} is missing: repeat the command that wrote {show(RUNS / file)}")
+    """Raise UserError if what was measured used other data, does not belong to the runs, or lacks its figures."""
     for name in MEASURED.keys() - {"bench", "scaling"}:  # these measure speed, on glyph digits
         path = RUNS / MEASURED[name][0]
         content = registry.read_json(path)
@@ -403,6 +400,9 @@ def check_measured(runs):
         for key in over_seeds.keys() & final.keys():
             if over_seeds[key]["values"][0] != final[key]:
                 raise UserError(f"seeds.json was made from another run of {run}: first train its seeds (make seeds)")
+    for file, figures, _ in MEASURED.values():
+        if figures and (RUNS / file).exists() and not (RUNS / figures).exists():
+            raise UserError(f"{show(RUNS / figures)} is missing: repeat the command that wrote {show(RUNS / file)}")
 
 
 def publish_run(entry, folder):
