@@ -102,7 +102,7 @@ def definition(name, key, latex):
 
 def plus_minus(values, key):
     """The mean and the standard deviation of several seeds."""
-    digits = 3 if "bpd" in key else 0 if "seconds" in key else 2
+    digits = 0 if "seconds" in key else tables.digits_of(key)
     both = tables.with_deviation(statistics.mean(values), statistics.stdev(values), digits)
     mean, deviation = (x.replace(",", "{,}") for x in both)
     return rf"\ensuremath{{{mean}\pm{deviation}}}"

@@ -224,7 +224,7 @@ GROUPS = {
     ("code/study/tables.py", "test_study"): [("tables: deviation shown as 0", "while 0 < deviation < 0.5 * 10**-digits:", "while False:")],
     ("code/study/tables.py", "test_publish"): [
         ("tables: columns exchanged", '["frechet", "precision", "recall",', '["frechet", "recall", "precision",'),
-        ("tables: digits of bits per dimension", 'digits, seconds = 3 if "bpd" in entry["metric"] else 2', "digits, seconds = 2"),
+        ("tables: two digits of bits per dimension", 'return 3 if "bpd" in metric else 2', "return 2"),
         ("tables: cost of another column", 'number(entry["training_seconds"], 0)', 'number(entry["seconds_per_1000_samples"], 0)'),
     ],
     ("code/study/publish.py", "test_publish"): [
@@ -232,7 +232,7 @@ GROUPS = {
         ("publish: seeds of another run", 'over_seeds[key]["values"][0] != final[key]', "False"),
         ("publish: full weights", "x.half() if x.is_floating_point() else x", "x"),
         ("publish: old analyses stay", "analyses.unlink(missing_ok=True)", "pass"),
-        ("publish: two digits of bits per dimension", '3 if "bpd" in metric else 2)', "2)"),
+        ("publish: two digits of bits per dimension", "tables.number(value, tables.digits_of(metric))", "tables.number(value, 2)"),
         ("publish: one seed in README", "if key in seeds.get(run, {}):", "if False:"),
         ("publish: the loser of the race first", "{row['ours']}, \"\n        text += f\"plain loop {row['plain loop']}.", "{row['plain loop']}, \"\n        text += f\"plain loop {row['ours']}."),
     ],

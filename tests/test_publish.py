@@ -259,6 +259,8 @@ def test_the_race_tells_who_reaches_the_target():
     assert publish.race_text(RACED_ON | {"summary": {"nf": nf | {"target": None}}}).endswith("plain loop 1.950.")
     text = publish.race_text(RACED_ON | {"summary": {"nf": nf}})
     assert text.endswith("- RealNVP, bits per dimension after 90 s: 1.850, plain loop 1.950.")
+    assert "with the last weights:" in text
+    assert "means over 2 seeds:" in publish.race_text(RACED_ON | {"summary": {"nf": nf | {"seeds": [1, 2]}}})
     multiscale = entry | {"ours": side(1.1, [20.0]), "plain": side(1.95, [None])}
     text = publish.race_text(RACED_ON | {"summary": {"nf": nf, "nf-multiscale": multiscale}})
     assert text.endswith("Ours reaches 1.813, the best public result after 40 epochs, in 20 s.")

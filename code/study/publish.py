@@ -115,7 +115,7 @@ def machines(found):
 
 
 def rounded(value, metric):
-    return tables.number(value, 3 if "bpd" in metric else 2)
+    return tables.number(value, tables.digits_of(metric))
 
 
 def measure(run, key, final):
@@ -126,7 +126,7 @@ def measure(run, key, final):
 
 
 def mean_and_deviation(line, key):
-    mean, deviation = tables.with_deviation(line[key]["mean"], line[key]["deviation"], 3 if "bpd" in key else 2)
+    mean, deviation = tables.with_deviation(line[key]["mean"], line[key]["deviation"], tables.digits_of(key))
     return f"**{mean}** ± {deviation}"
 
 
@@ -258,9 +258,11 @@ def race_table(race):
 
 def race_text(race):
     """The race as a list, one line per model."""
+    seeds = max(len(entry["seeds"]) for entry in race["summary"].values())
+    means = f", means over {seeds} seeds" if seeds > 1 else ""
     text = f"""`make race` trains our model as the script does without options. The plain loop, the training loop that
 the course's templates suggest, then gets the same training time on the same machine
-(here {raced_on(race)}). Results on validation images, with the last weights:
+(here {raced_on(race)}). Results on validation images, with the last weights{means}:
 """
     header, rows = tables.race(race["summary"])
     for values, entry in zip(rows, race["summary"].values()):

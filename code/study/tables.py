@@ -13,6 +13,11 @@ def number(value, digits=2):
     return "" if value is None else f"{value:,.{digits}f}"
 
 
+def digits_of(metric):
+    """The decimal places of a metric in tables."""
+    return 3 if "bpd" in metric else 2
+
+
 def with_deviation(mean, deviation, digits):
     """Both as text with `digits` decimal places, or with more if the deviation would be shown as 0."""
     while 0 < deviation < 0.5 * 10**-digits:
@@ -195,7 +200,7 @@ def race(summary):
               "plain loop reaches it"]  # fmt: skip
     rows = []
     for run, entry in summary.items():
-        digits, seconds = 3 if "bpd" in entry["metric"] else 2, f"{entry['seconds']:.0f} s"
+        digits, seconds = digits_of(entry["metric"]), f"{entry['seconds']:.0f} s"
         after, reached = [number(entry[side]["after"], digits) for side in ("ours", "plain")], ["", ""]
         if entry["target"] is not None:
             reached = [time_to(entry[side]["reached"], seconds) for side in ("ours", "plain")]
@@ -216,7 +221,7 @@ def time_to(times, limit):
 def ablation(table):
     """One row per variant: mean and standard deviation of its value over the seeds."""
     header = ["variant", "change", "seeds", "epochs", "seconds", UNITS[table["metric"]]]
-    digits, rows = 3 if "bpd" in table["metric"] else 2, []
+    digits, rows = digits_of(table["metric"]), []
     for row in table["rows"]:
         values, seconds = row["value"], statistics.mean(row["seconds"])
         epochs = "" if None in row["epochs"] else number(statistics.mean(row["epochs"]), 0)
