@@ -1,9 +1,10 @@
 """Deliberate faults, one at a time, and whether the fast tests notice them: make test-mutants
 
-python tests/mutants.py [NAMES]    slow; works on a copy of the checkout in a temporary folder
+python tests/mutants.py [NAMES]    slow; one process per core, each with its own copy of the checkout
 """
 
 # ruff: noqa: E501, F401
+import concurrent.futures
 import contextlib
 import multiprocessing
 import os
@@ -380,13 +381,34 @@ def passed(folder, tests, log, longest=LONGEST):
     return process.exitcode == 0
 
 
-def copy_of_the_checkout(folder):
+def start_worker(temporary):
+    """In each process: its own copy of the checkout, and one thread, because there is a process for each core."""
+    global folder
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp(dir=temporary))
     for part in PARTS:
         target = folder / part
         if (ROOT / part).is_dir():
             shutil.copytree(ROOT / part, target, ignore=shutil.ignore_patterns("__pycache__", "build"))
         else:
             shutil.copyfile(ROOT / part, target)
+
+
+def without_fault(tests):
+    """What these tests print if they fail although the code has no fault."""
+    log = folder / "log.txt"
+    log.unlink(missing_ok=True)
+    return "" if passed(folder, tests, log, 10 * LONGEST) else log.read_text()[-2000:]
+
+
+def with_fault(fault):
+    """(name, whether the tests notice the fault, seconds)."""
+    name, file, old, new, tests = fault
+    original, start = (folder / file).read_text(), time.monotonic()
+    (folder / file).write_text(original.replace(old, new))
+    noticed = not passed(folder, tests, folder / "log.txt")
+    (folder / file).write_text(original)
+    return name, noticed, time.monotonic() - start
 
 
 def main(words):
@@ -398,23 +420,19 @@ def main(words):
     if broken:
         print("the old text is not found exactly once:", "; ".join(broken))
         return 1
-    torch.set_num_threads(1)
-    caught = 0
-    with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
-        folder = Path(temporary)
-        copy_of_the_checkout(folder)
-        if not passed(
-            folder, sorted({test for *_, tests in chosen for test in tests}), folder / "log.txt", 10 * LONGEST
-        ):
-            print("these tests fail without any fault:", (folder / "log.txt").read_text()[-2000:])
-            return 1
-        for name, file, old, new, tests in chosen:
-            original, start = (folder / file).read_text(), time.monotonic()
-            (folder / file).write_text(original.replace(old, new))
-            noticed = not passed(folder, tests, folder / "log.txt")
-            (folder / file).write_text(original)
+    caught, fork = 0, multiprocessing.get_context("fork")
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as temporary,
+        concurrent.futures.ProcessPoolExecutor(os.cpu_count(), fork, start_worker, (temporary,)) as pool,
+    ):
+        for log in pool.map(without_fault, sorted({test: [test] for *_, tests in chosen for test in tests}.values())):
+            if log:
+                print("these tests fail without any fault:", log)
+                return 1
+        for future in concurrent.futures.as_completed([pool.submit(with_fault, fault) for fault in chosen]):
+            name, noticed, seconds = future.result()
             caught += noticed
-            print(f"{'caught' if noticed else 'MISSED'}  {time.monotonic() - start:5.1f} s  {name}", flush=True)
+            print(f"{'caught' if noticed else 'MISSED'}  {seconds:5.1f} s  {name}", flush=True)
     print(f"{caught} of {len(chosen)} caught")
     return caught < ENOUGH * len(chosen)
 
