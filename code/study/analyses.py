@@ -6,10 +6,11 @@
                                                     samples, of a variant of the VAE with 5,000 samples of q(z|x)
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training
-images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels. Figures are saved in the run's
+images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels, the error of a rounded z. Figures are saved in the run's
 folder, numbers in its analyses.json; the report quotes them.
 """
 
+import copy
 import statistics
 import sys
 from pathlib import Path
@@ -114,7 +115,7 @@ def gan(run, title, generator, train, val, test):
 @torch.no_grad()
 def flow(run, title, model, train, val, test):
     """Samples at three temperatures beside real digits, the training images nearest to ten of them, the masks of the
-    couplings, and samples with one level's noise redrawn."""
+    couplings, samples with one level's noise redrawn, and the error of images whose z was rounded to float32."""
     numbers = torch.Generator().manual_seed(0)
     z = torch.randn(36, *model.flow.z_shape, generator=numbers).to(run.device)
     grids = {f"temperature {t}": model.decode(t * z).cpu() / 255 for t in (0.7, 0.85, 1.0)}
@@ -134,7 +135,18 @@ def flow(run, title, model, train, val, test):
             masks = multiscale_masks(model.flow)
             caption = "pixels that each coupling keeps (white) and changes (black); grey: factored out"
     figures.image_grids(run.figure("masks.png"), {caption: torch.stack(masks)}, min(len(masks), 7))
-    return {}
+    return {"rounded_z": rounded_z_error(model, val.subset(1000).images)}
+
+
+def rounded_z_error(model, images):
+    """The largest error of a pixel, in grey levels, if z is rounded to float32 and all else is computed in float64.
+
+    So no other way to compute z and its inverse in float32 can be expected to have a smaller error."""
+    model = copy.deepcopy(model).cpu().double()
+    x = images.cpu().double() + 0.5
+    z, ldj = model.flow(*model.logit_normalize(x, torch.zeros_like(x[:, 0])))
+    back, _ = model.logit_normalize(*model.flow(z.float().double(), ldj, reverse=True), reverse=True)
+    return float((back - x).abs().max())
 
 
 @torch.no_grad()
