@@ -216,7 +216,7 @@ def write_tables(folder, others, variants, autoregressive):
         "ablation-right": ablation_table(others, ["gan", *["nf"] * ("nf-ablation" in others)], 1.55),
     }
     for name, content in contents.items():
-        (folder / f"table-{name}.tex").write_text(content + "\n")
+        (folder / f"table-{name}.tex").write_text(content + "\n", "utf-8")
 
 
 def own_runs(quick):
@@ -286,7 +286,7 @@ def main(args):
     lines.append(rf"\def\missing{{{'not run' if args.user else ''}}}")
     # latexmk recompiles when this file changes: this line makes it recompile when the layout file appears
     lines.append(f"% nips_2018.sty: {(ROOT / 'report' / 'nips_2018.sty').exists()}")
-    (build / "macros.tex").write_text("\n".join(lines) + "\n")
+    (build / "macros.tex").write_text("\n".join(lines) + "\n", "utf-8")
     write_tables(build, others, variants, autoregressive)
     if args.user:
         compile_own(build)

@@ -1,7 +1,6 @@
 """The files for Slurm, with a stub of it: sbatch and srun run what they are given, Python notes its arguments."""
 
 import importlib
-import json
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from study import registry, train
+from study import train
 
 FILES = sorted((ROOT / "docs" / "cluster").glob("*.sbatch"))
 # as sbatch: options, a script and its words; one job, or one for each number of the array
@@ -160,11 +159,3 @@ def test_a_preempted_job_of_two_processes_is_requeued_and_finishes(slurm, checko
     assert subprocess.run(call, cwd=checkout.folder, timeout=300).returncode == 0
     epochs = [line.split(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()]
     assert epochs == ["epoch", "0", "1", "2", "3", "4"]
-
-
-def test_the_speeds_in_the_docs_are_the_measured_ones():
-    models = json.loads((ROOT / "report" / "results" / "scaling.json").read_text())["models"]
-    text = (ROOT / "docs" / "cluster.md").read_text()
-    for name, found in models.items():
-        assert f"| {registry.title(name)} |" in text
-        assert f"| {found['ratio']:.2f} | {found['ratio_spread']:.2f} |" in text

@@ -567,6 +567,9 @@ def test_the_published_page_is_made_from_the_sources(folder):
             assert len(sources) == len(page.LIBRARY + page.PARTS) + 2
             stale = [source.name for source in sources if source.read_text() not in text and source.name != "worker.js"]
             assert not stale, f"{path}: make page"
+            if path.is_relative_to(ROOT):
+                shown = json.loads(re.search(r'<script type="text/plain" id="content">(.*?)</script>', text)[1])
+                assert shown["results"] == json.loads(json.dumps(page.results(False, False))), f"{path}: make page"
     assert not (ROOT / "docs" / "index.html").exists() or (ROOT / "docs" / "index.html").stat().st_size <= page.LARGEST
 
 

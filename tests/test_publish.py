@@ -1,5 +1,6 @@
 """Publishing: generated numbers are up to date, only full runs on real data are taken, everything is checked first."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ import torch
 import macros
 from common import files, models
 from conftest import ROOT
-from datasets.files import UserError
+from datasets.files import Trouble, UserError
 from study import codes, gallery, publish, registry, tables
 from study.page import MODELS
 
@@ -397,6 +398,29 @@ def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(p
     assert "beyond.png: published version kept; python code/study/evaluate.py draws" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"settings": {"lr": 0.5}}, "has other settings than published runs: delete it, then python code/study/train.py"),
+     ({"machines": [{"threads": 1}, {"threads": 2}]}, "was resumed on another machine or with other threads")],
+)  # fmt: skip
+def test_a_run_with_other_settings_or_of_two_machines_is_not_published(changed, message, place):
+    finished_run(place, "nf", **changed)
+    before = content(place)
+    with pytest.raises(UserError, match=message):
+        publish_all()
+    assert content(place) == before
+
+
+def test_no_page_changes_if_one_lacks_the_line_where_a_table_begins(place):
+    page = place / "docs" / "flow.md"
+    page.write_text(page.read_text().replace(publish.END.format("results"), ""))
+    (place / "README.md").write_text((place / "README.md").read_text().replace("Multi-scale", "Other"))
+    before = content(place)
+    with pytest.raises(UserError, match=r"docs/flow\.md lacks the line .*results.*: restore it from git"):
+        publish_all("--table")
+    assert content(place) == before
+
+
 def test_nothing_is_published_if_a_figure_is_missing(place):
     race = place / "runs" / "race.json"
     race.write_text(json.dumps({"quick": False, "summary": {}, "models": {}}))
@@ -427,7 +451,8 @@ def test_results_of_older_code_or_with_other_settings_are_listed(place, capsys):
         ({"code": code, "settings": settings}, False),
     ):
         path.write_text(json.dumps(result | change))
-        publish_all("--stale")
+        with pytest.raises(Trouble, match="results are stale") if listed else contextlib.nullcontext():
+            publish_all("--stale")
         assert ("nf: stale, made by" in capsys.readouterr().out) == listed
 
 
@@ -451,7 +476,7 @@ def test_nothing_is_published_of_runs_that_the_registry_lacks():
     results = {path.stem for path in (ROOT / "report" / "results").glob("*.json")} - publish.MEASURED.keys()
     results -= {"bench-bfloat16", "gpu"}  # bench.json of another processor, results of the core runs on a GPU
     assert {name.removesuffix("-analyses") for name in results} <= runs
-    assert {path.stem for path in (ROOT / "report" / "models").iterdir()} <= runs
+    assert {path.stem for path in (ROOT / "report" / "models").glob("*.pt")} <= runs  # a ZIP to hand in has none
     figures = {path.name for path in (ROOT / "report" / "figures").iterdir() if path.is_dir()}
     assert figures - {target for _, _, target in publish.MEASURED.values() if target} <= runs
 

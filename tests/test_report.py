@@ -95,6 +95,9 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
         (root / folder).mkdir()
         (root / folder / "large.json").write_text("{}")
     (root / "report" / "report.pdf").write_bytes(b"%PDF-1.5")
+    private = ".env", "id_rsa", "code/notes"
+    for name in private:
+        (root / name).write_text("secret")
     monkeypatch.setattr(submission, "ROOT", root)
     for words, message in (([], "NAME=lastname"), (["../x"], "../x cannot be part"), (["bloggs"], "still the example")):
         with pytest.raises(UserError, match=message):
@@ -109,6 +112,7 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")}
     needed = "code/a3_vae_template.py code/common/run.py datasets/bmnist.py report/report.pdf Makefile"
     assert set(needed.split()) <= names
+    assert not names & set(private)
     assert not any(name.startswith(("data/", "runs/", ".git/", ".venv", "report/models")) for name in names)
     # and each script that it holds starts where there is nothing else
     program = "import sys\nsys.path.insert(0, 'code')\n"

@@ -124,12 +124,14 @@ def test_weights_without_sample_are_refused(capsys):
 
 def test_a_finished_run_is_left_alone_and_fresh_makes_it_again(vae, checkout):
     script, folder = vae
-    before = (folder / "results.json").read_bytes(), (folder / "metrics.csv").read_bytes()
+    (folder / "settings.json").write_text((folder / "settings.json").read_text() + "\n")  # not written again, either
+    files = [folder / "results.json", folder / "metrics.csv", folder / "settings.json"]
+    before = [path.read_bytes() for path in files]
     checkpoint = (folder / "checkpoint.pt").read_bytes()
     (folder / "checkpoint.pt").unlink()  # a finished run does not need it: it is not trained again
     done = checkout.run(script, *options(script, whole_name(script)), "--resume")
     assert "finished" in done.stdout
-    assert ((folder / "results.json").read_bytes(), (folder / "metrics.csv").read_bytes()) == before
+    assert [path.read_bytes() for path in files] == before
     (folder / "checkpoint.pt").write_bytes(checkpoint)
     left = [folder / "analyses.json", folder / "figures" / "old.png", folder / "samples-4.png"]
     for path in left:
@@ -215,7 +217,7 @@ WRONG = {
     "vae": [
         "--epochs -1", "--epochs x", "--zdim 0", "--lr 0", "--lr nan", "--lr inf", "--data cifar",
         "--device abacus", "--name ../up", "--seed -5", "--no-such-option", "--batch_size 0",
-        "--data-root /no/such/folder", "--sample 4",
+        "--data-root /no/such/folder", "--sample 4", "--resume --fresh",
     ],
     "gan": ["--latent_dim 0", "--batch_size 1", "--save_interval 0", "--sample 401", "--sample 4 --weights /none"],
     "nf": ["--alpha 0.5", "--alpha 0", "--flows 0", "--sample 4", "--arch glow", "--sample 4 --weights /none"],

@@ -199,6 +199,24 @@ def test_a_run_that_fails_is_named_with_its_last_line(tmp_path):
         train.call([str(tmp_path / "script.py")], tmp_path / "log.txt")
 
 
+def test_the_other_runs_of_a_selection_are_trained_after_one_that_fails(tmp_path, monkeypatch):
+    started, analysed = [], []
+
+    def call(command, log, advance):
+        started.append(log.parent.name)
+        if log.parent.name != "gan":
+            raise Trouble(f"{log.parent.name} stopped: why")
+
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr(train, "call", call)
+    monkeypatch.setattr(analyses, "analyse_once", lambda folder: analysed.append(folder.name))
+    jobs = [(registry.get(name), 42) for name in ("nf", "gan", "nf-short")]
+    with pytest.raises(Trouble, match=r"^nf stopped: why; nf-short stopped: why$"):
+        train.train(jobs, {"grey": "mnist"}, quick=False, published=False)
+    assert started == ["nf", "gan", "nf-short"]
+    assert analysed == ["gan"]
+
+
 def test_every_index_trains_one_job_of_the_printed_list(tmp_path, monkeypatch, capsys):
     started = []
     monkeypatch.setattr(files, "ROOT", tmp_path)
@@ -224,6 +242,7 @@ def test_wrong_words_are_refused(tmp_path, monkeypatch, capsys):
     for words in (["lstm"], [], ["--group", "gpu"], ["--seeds", "--seed", "43"]):
         refusal(train, words, capsys)
     refusal(analyses, ["gan-that-never-was"], capsys)
+    assert "no analysis for beyond/autoregressive.py" in refusal(analyses, ["pixelcnn"], capsys)
     monkeypatch.setattr(train, "data_at_hand", lambda entries: {"binary": "bmnist", "grey": "glyphs"})
     assert "need bmnist and mnist" in refusal(train, ["vae-z20", "gan", "--published"], capsys)
 

@@ -246,6 +246,28 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, 
     assert whole == resumed
 
 
+def test_a_run_that_is_resumed_with_other_threads_names_both_numbers(data, monkeypatch):
+    case, save = CASES["vae"], run.Run.save
+
+    def save_and_stop(self, *words, **state):
+        save(self, *words, **state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Run, "save", save_and_stop)
+        patch.setattr(run, "facts", lambda device: {"threads": 64})
+        with pytest.raises(KeyboardInterrupt):
+            case()
+    release()
+    monkeypatch.setattr(run, "facts", lambda device: {"threads": 3})
+    case("--resume")
+    results, _ = finished(case)
+    assert results["threads"] == 3
+    assert [machine["threads"] for machine in results["machines"]] == [64, 3]
+    case("--fresh")
+    assert "machines" not in finished(case)[0]
+
+
 def test_a_checkpoint_without_settings_is_refused(data, tmp_path):
     folder = tmp_path / "runs" / "quick" / "glyphs-binary" / "tiny"
     folder.mkdir(parents=True)
@@ -306,7 +328,7 @@ def groups_of(case, options, monkeypatch):
         for weight in model.parameters():
             weight.grad = torch.full_like(weight, 1e4)
         optimizer.step()
-        norms.append(torch.nn.utils.get_total_norm([w.grad for w in model.parameters() if w.grad is not None]).item())
+        norms.append(torch.stack([w.grad.norm() for w in model.parameters() if w.grad is not None]).norm().item())
         return case.curve[0]
 
     with monkeypatch.context() as patch:

@@ -109,8 +109,9 @@ def run_options(parser, data_names=()):
     group.add_argument("--name", help="name of the run's folder (default: depends on the model)")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=42, help="random seed")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    group.add_argument("--resume", action="store_true", help="continue an unfinished run")
-    group.add_argument("--fresh", action="store_true", help="delete the run of this name and start again")
+    either = group.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="continue an unfinished run")
+    either.add_argument("--fresh", action="store_true", help="delete the run of this name and start again")
     group.add_argument("--quick", action="store_true", help="a small run to check that everything works")
 
 
@@ -135,7 +136,8 @@ def message_for(error):
     if isinstance(error, FloatingPointError) and run.current:
         where, saved = f"epoch {run.current.history[-1]['epoch'] + 1}, {error}", show(run.current.checkpoint)
         problem = f"the loss became too large, infinite or NaN in {where}"
-        return f"{problem}; the state before this epoch is in {saved}; try a lower learning rate", 1
+        advice = "start again with --fresh and a lower learning rate"
+        return f"{problem}; the state before this epoch is in {saved}; {advice}", 1
     if distributed.processes > 1 and (isinstance(error, dist.DistError) or "gloo/" in str(error)):
         return f"another process of this run has ended: {how_to_resume()}", 1
     if isinstance(error, BrokenPipeError):  # for example after `| head`

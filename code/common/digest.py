@@ -61,10 +61,10 @@ def files_of(script):
         path = waiting.pop()
         if path not in found and path.is_file():
             found.add(path)
-            waiting += filter(None, map(path_of, imported(ast.parse(path.read_text()))))
+            waiting += filter(None, map(path_of, imported(ast.parse(path.read_bytes()))))
     return sorted(found)
 
 
 def code_digest(script):
-    trees = [plain(compared(ast.parse(path.read_text()))) for path in files_of(script)]
+    trees = [plain(compared(ast.parse(path.read_bytes()))) for path in files_of(script)]
     return hashlib.sha256(repr(trees).encode()).hexdigest()[:16]

@@ -79,7 +79,8 @@ def read_results(folder):
         return None
     try:
         results = json.loads(path.read_text())
-        results["final"], results["settings"], results["seconds"], results["seed"], results["quick"]
+        for key in ("script", "code", "data", "final", "settings", "seconds", "seed", "quick"):
+            results[key]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{show(path)} is damaged: repeat the run with --fresh") from None
     return results
@@ -106,6 +107,7 @@ class Run:
         self.folder = runs_folder(args.quick) / data / self.name
         self.checkpoint = self.folder / "checkpoint.pt"
         self.history, self.seconds, self.epoch_seconds, self.bar = [], 0.0, [], None
+        self.machines = [{"device": str(self.device), **facts(self.device), "processes": self.processes}]
         self.commit, self.code = git_commit(), code_digest(self.script)
         if distributed.rank == 0:
             self._open()
@@ -160,6 +162,8 @@ class Run:
                 )
             if not finished and not self.args.resume:
                 raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
+        if finished:
+            return
         settings = {"script": self.script, "data": self.data, "code": self.code, "settings": self.settings}
         write_atomically(path, json.dumps(settings, indent=1).encode())
 
@@ -185,6 +189,7 @@ class Run:
             self.seconds = sum(self.epoch_seconds)
             self.history[-1]["epoch"]
             states = {name: state.pop(name) for name in parts}
+            self.machines = [*(each for each in state.pop("machines", []) if each not in self.machines), *self.machines]
         except (KeyError, TypeError, IndexError, AttributeError):
             raise UserError(f"{show(self.checkpoint)} is not a checkpoint of this script") from None
         for name, part in parts.items():
@@ -196,7 +201,8 @@ class Run:
         if distributed.rank > 0:
             return
         states = {name: part.state_dict() for name, part in parts.items()}
-        save_state(self.checkpoint, {**states, **state, "history": self.history, "epoch_seconds": self.epoch_seconds})
+        progress = {"history": self.history, "epoch_seconds": self.epoch_seconds, "machines": self.machines}
+        save_state(self.checkpoint, {**states, **state, **progress})
         table = io.StringIO()
         writer = csv.DictWriter(table, self.history[0], lineterminator="\n")
         writer.writeheader()
@@ -258,7 +264,7 @@ class Run:
             "run": self.name, "script": self.script, "command": command if not self.args.data_root else None,
             "commit": self.commit, "code": self.code, "data": self.data, "seed": self.args.seed,
             "quick": self.args.quick, "settings": self.settings,
-            "device": str(self.device), **facts(self.device), "processes": self.processes,
+            **self.machines[-1], **({"machines": self.machines} if len(self.machines) > 1 else {}),
             "python": platform.python_version(),
             "parameters": sum(p.numel() for module in modules for p in module.parameters()),
             "epochs": self.epochs, "seconds": round(self.seconds, 2), "peak_megabytes": peak_megabytes(),

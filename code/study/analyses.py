@@ -6,8 +6,8 @@
                                                     samples, of a variant of the VAE with 5,000 samples of q(z|x)
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training
-images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels, the error of a rounded z. Figures are
-saved in the run's folder, numbers in its analyses.json; the report quotes them.
+images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels, the error of a rounded z. Figures
+are saved in the run's folder, numbers in its analyses.json; the report quotes them.
 """
 
 import copy
@@ -206,8 +206,6 @@ def analyse(folder, data_root=None, precise=False):
     `precise`: for a flow or a variant of the VAE, also test results with more samples, which take minutes. A later
     analysis without `precise` keeps them."""
     run = Finished(folder)
-    if run.results["script"] not in ANALYSES:
-        raise UserError(f"there is no analysis for {run.results['script']}, only for {', '.join(ANALYSES)}")
     model = registry.module(run.results["script"]).load(models.model_file(folder)).to(run.device)
     splits = (bmnist if run.data in BINARY else mnist)(data_root, data=run.data, download=False)
     if run.data in GREY and run.results["script"] == registry.FAMILY:
@@ -237,7 +235,9 @@ def analyse_once(folder):
 
 
 def main(args):
-    runs = runs_folder(args.quick)
+    runs, script = runs_folder(args.quick), registry.get(args.run).script
+    if script not in ANALYSES:
+        raise UserError(f"there is no analysis for {script}, only for {', '.join(ANALYSES)}")
     for data in (*BINARY, *GREY):
         if (runs / data / args.run / "results.json").exists():
             return analyse(runs / data / args.run, args.data_root, args.precise)

@@ -183,7 +183,7 @@ def in_script(content, **attributes):
 
 def assemble(described, content):
     """The HTML text. `described`: {name: (description, weights)}, `content`: everything else, for JSON."""
-    read = lambda name: (SOURCES / name).read_text()
+    read = lambda name: (SOURCES / name).read_text("utf-8")
     scripts = [f"<script>{read(name)}</script>" for name in LIBRARY + PARTS]
     worker = in_script("".join(read(name) for name in [*LIBRARY, "worker.js"]), id="worker")
     weights = [in_script(text, id=f"weights-{name}") for name, (_, text) in described.items()]

@@ -22,7 +22,7 @@ from common.digest import code_digest
 from common.files import load_state, save_state
 from common.models import REAL, model_file
 from common.run import read_results
-from datasets.files import ROOT, UserError, show
+from datasets.files import ROOT, Trouble, UserError, show, write_atomically
 from study import registry, tables
 
 RUNS, REPORT = ROOT / "runs", ROOT / "report"
@@ -262,7 +262,8 @@ def race_text(race):
     means = f", means over {seeds} seeds (`make race` trains one)" if seeds > 1 else ""
     text = f"""`make race` trains our model as the script does without options. The plain loop, the training loop that
 the course's templates suggest, then gets the same training time on the same machine
-(here {raced_on(race)}). Results on validation images, with the last weights{means}:
+(here {raced_on(race)}).
+Results on validation images, with the last weights{means}:
 """
     header, rows = tables.race(race["summary"])
     for values, entry in zip(rows, race["summary"].values()):
@@ -376,6 +377,8 @@ PAGES = {
 
 def with_generated(page, text):
     for name, make in PAGES[page].items():
+        if text.count(BEGIN.format(name)) != 1 or text.count(END.format(name)) != 1:
+            raise UserError(f"{page} lacks the line {BEGIN.format(name)} or {END.format(name)}: restore it from git")
         before, rest = text.split(BEGIN.format(name))
         text = f"{before}{BEGIN.format(name)}\n{make()}\n{END.format(name)}{rest.split(END.format(name), 1)[1]}"
     return text
@@ -395,6 +398,11 @@ def runs_to_publish():
             continue
         if result["quick"] or result["data"] != entry.data[0]:
             refuse(folder, "is a quick run or used other data")
+        if result["settings"] != registry.settings(entry, *shlex.split(entry.publishing)):
+            again = f"delete it, then python code/study/train.py --published {entry.name}"
+            raise UserError(f"{show(folder)} has other settings than published runs: {again}")
+        if "machines" in result:
+            raise UserError(f"{show(folder)} was resumed on another machine or with other threads: train it on one")
         load_state(model_file(folder))
         found.append((entry, folder))
     return found
@@ -494,8 +502,9 @@ def publish_measured():
 
 def write_generated():
     """Write the generated parts of README.md and docs/*.md from report/results."""
-    for page in PAGES:
-        (ROOT / page).write_text(with_generated(page, (ROOT / page).read_text()))
+    texts = {page: with_generated(page, (ROOT / page).read_text("utf-8")) for page in PAGES}
+    for page, text in texts.items():
+        write_atomically(ROOT / page, text.encode())
 
 
 digest = functools.cache(code_digest)
@@ -523,8 +532,11 @@ def stale_pairs(race):
 
 def main(args):
     if args.stale:
-        for run in stale():
+        found = list(stale())
+        for run in found:
             print(f"{run}: stale, made by older code or with other settings")
+        if found:
+            raise Trouble("results are stale: repeat them with python code/study/train.py --published NAME")
         return
     if not args.table:
         runs = runs_to_publish()

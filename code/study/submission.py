@@ -5,6 +5,7 @@
 It contains code, report, docs and tests, but no data, runs, environments and report/models/.
 """
 
+import io
 import re
 import sys
 import zipfile
@@ -12,11 +13,12 @@ from pathlib import Path
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
-from datasets.files import ROOT, UserError
+from datasets.files import ROOT, UserError, write_atomically
 
 LEFT_OUT = {".git", "data", "runs", "build", "models", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis"}
 FORMS = {".py", ".md", ".txt", ".toml", ".yml", ".sbatch", ".tex", ".bib", ".sty", ".json", ".pdf", ".png", ".html",
-         ".css", ".js", ".pt", ""}  # fmt: skip
+         ".css", ".js", ".pt"}  # fmt: skip
+WITHOUT_SUFFIX = {"Makefile", "LICENSE", ".gitignore", "run"}
 
 
 def main(args):
@@ -31,11 +33,13 @@ def main(args):
         raise UserError("report/report.pdf is missing: make report")
     target = ROOT / f"{name}_assignment3.zip"
     environments = {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}  # virtual environments of any name
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(ROOT.rglob("*")):
-            inside = path.relative_to(ROOT)
-            if path.is_file() and not (LEFT_OUT | environments) & set(inside.parts) and path.suffix in FORMS:
+            inside, known = path.relative_to(ROOT), path.suffix in FORMS or path.name in WITHOUT_SUFFIX
+            if known and path.is_file() and not (LEFT_OUT | environments) & set(inside.parts):
                 archive.write(path, Path(target.stem) / inside)
+    write_atomically(target, content.getvalue())
     print(f"{target.name}: {target.stat().st_size / 1e6:.1f} MB")
 
 

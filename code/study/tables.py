@@ -15,7 +15,7 @@ def number(value, digits=2):
 
 def digits_of(metric):
     """The decimal places of a metric in tables."""
-    return 3 if "bpd" in metric else 2
+    return 0 if "epoch" in metric else 3 if "bpd" in metric else 2
 
 
 def with_deviation(mean, deviation, digits):
@@ -72,7 +72,7 @@ def quality(comparison):
 def likelihood(comparison):
     """The likelihood of each model, one column per unit: values in different units are not comparable."""
     header = ["model", "data", "likelihood", "bound / log p(x), nats", "bits per binary pixel", "bits per dimension"]
-    columns = {("test_elbo", "test_log_likelihood"): 2, ("test_bpd", "test_bpd_8"): 2,
+    columns = {("test_elbo", "test_log_likelihood"): 2, ("test_bpd", "test_bpd_8"): 3,
                ("test_elbo_bits_per_pixel", "test_log_likelihood_bits_per_pixel"): 3}  # fmt: skip
     rows = []
     for run, entry in comparison.items():

@@ -1,7 +1,7 @@
 """Train runs of the registry, one after the other, and analyse those of seed 42.
 
     python code/study/train.py vae-z20 gan      these runs
-    python code/study/train.py --group core     same as `make`; other groups: long, autoregressive, family, plane
+    python code/study/train.py --group core     those that `make` trains; others: long, autoregressive, family, plane
     python code/study/train.py --list           print all runs and their commands
 
 With `--list`, a selection of runs and seeds is printed as a numbered list of jobs. `--index` trains one of them, in a
@@ -103,7 +103,7 @@ class Progress:
 
 def train(jobs, data, quick, published):
     runs = runs_folder(quick)
-    progress = Progress(sum(entry.seconds for entry, _ in jobs))
+    progress, failed = Progress(sum(entry.seconds for entry, _ in jobs)), []
     for entry, seed in jobs:
         name, before = entry.name_with(seed), progress.done
         folder = runs / data.get(entry.kind, entry.kind) / name
@@ -123,6 +123,10 @@ def train(jobs, data, quick, published):
             show_progress()
             try:
                 call(command, folder / "log.txt", show_progress)
+            except Trouble as trouble:  # the other runs do not need this one
+                failed.append(str(trouble))
+                tqdm.write(f"{name}: stopped")
+                continue
             finally:
                 progress.bar.clear()
             seconds = time.monotonic() - started
@@ -130,6 +134,8 @@ def train(jobs, data, quick, published):
         if seed == SEEDS[0]:
             analyses.analyse_once(folder)
     progress.bar.close()
+    if failed:
+        raise Trouble("; ".join(failed))
 
 
 def show_list():
