@@ -261,7 +261,9 @@ def test_the_race_tells_who_reaches_the_target():
     text = publish.race_text(RACED_ON | {"summary": {"nf": nf}})
     assert text.endswith("- RealNVP, bits per dimension after 90 s: 1.850, plain loop 1.950.")
     assert "with the last weights:" in text
-    assert "means over 2 seeds:" in publish.race_text(RACED_ON | {"summary": {"nf": nf | {"seeds": [1, 2]}}})
+    assert "means over 2 seeds (`make race` trains one):" in publish.race_text(
+        RACED_ON | {"summary": {"nf": nf | {"seeds": [1, 2]}}}
+    )
     multiscale = entry | {"ours": side(1.1, [20.0]), "plain": side(1.95, [None])}
     text = publish.race_text(RACED_ON | {"summary": {"nf": nf, "nf-multiscale": multiscale}})
     assert text.endswith("Ours reaches 1.813, the best public result after 40 epochs, in 20 s.")
@@ -487,7 +489,7 @@ def test_likelihoods_of_binary_and_of_grey_images_share_no_column():
         assert vae[header.index(name)]
         assert flow[header.index(name)] == ""
     assert vae[header.index("bits per dimension")] == ""
-    assert flow[header.index("bits per dimension")] == "1.50 / 1.40"
+    assert flow[header.index("bits per dimension")] == "1.500 / 1.400"
     assert vae[header.index("bits per binary pixel")] == "0.184 / 0.166"
 
 

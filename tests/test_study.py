@@ -251,9 +251,9 @@ def test_wrong_words_are_refused(tmp_path, monkeypatch, capsys):
 
 
 def result_of(seed, **final):
-    return {"run": "gan", "seed": seed, "quick": False, "data": "mnist", "commit": "c", "code": "d",
-            "seconds": 10.0 * seed, "threads": 2, "device": "cpu", "settings": {"lr": 1, "seed": seed},
-            "final": final}  # fmt: skip
+    return {"run": "gan", "script": registry.GAN, "seed": seed, "quick": False, "data": "mnist",
+            "commit": "c", "code": "d", "seconds": 10.0 * seed, "threads": 2, "device": "cpu",
+            "settings": {"lr": 1, "seed": seed}, "final": final}  # fmt: skip
 
 
 def test_mean_and_deviation_over_seeds():

@@ -264,6 +264,7 @@ def test_a_run_that_is_resumed_with_other_threads_names_both_numbers(data, monke
     results, _ = finished(case)
     assert results["threads"] == 3
     assert [machine["threads"] for machine in results["machines"]] == [64, 3]
+    release()
     case("--fresh")
     assert "machines" not in finished(case)[0]
 

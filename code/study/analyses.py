@@ -194,6 +194,11 @@ def resample_levels(run, title, model, z, numbers):
 ANALYSES = {registry.VAE: latent.vae, registry.GAN: gan, registry.FLOW: flow, registry.FAMILY: latent.family}
 
 
+def refuse_others(script):
+    if script not in ANALYSES:
+        raise UserError(f"there is no analysis for {script}, only for {', '.join(ANALYSES)}")
+
+
 def up_to_date(folder):
     """Whether a run was analysed after it was finished."""
     analyses, results = folder / "analyses.json", folder / "results.json"
@@ -206,6 +211,7 @@ def analyse(folder, data_root=None, precise=False):
     `precise`: for a flow or a variant of the VAE, also test results with more samples, which take minutes. A later
     analysis without `precise` keeps them."""
     run = Finished(folder)
+    refuse_others(run.results["script"])
     model = registry.module(run.results["script"]).load(models.model_file(folder)).to(run.device)
     splits = (bmnist if run.data in BINARY else mnist)(data_root, data=run.data, download=False)
     if run.data in GREY and run.results["script"] == registry.FAMILY:
@@ -224,6 +230,7 @@ def analyse(folder, data_root=None, precise=False):
     if precise:
         numbers |= more(model, test)
     about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
+    about["trained_on"] = run.results.get("processor")
     registry.write_json(folder / "analyses.json", {**about, **numbers})
     print(f"{folder.name}: analysed, see {show(folder)}/")
 
@@ -235,13 +242,13 @@ def analyse_once(folder):
 
 
 def main(args):
-    runs, script = runs_folder(args.quick), registry.get(args.run).script
-    if script not in ANALYSES:
-        raise UserError(f"there is no analysis for {script}, only for {', '.join(ANALYSES)}")
+    runs = runs_folder(args.quick)
     for data in (*BINARY, *GREY):
         if (runs / data / args.run / "results.json").exists():
             return analyse(runs / data / args.run, args.data_root, args.precise)
-    command = f"python code/study/train.py {registry.get(args.run).name}" + " --quick" * args.quick
+    entry = registry.get(args.run)
+    refuse_others(entry.script)
+    command = f"python code/study/train.py {entry.name}" + " --quick" * args.quick
     raise UserError(f"there is no finished run {args.run} on images: {command}")
 
 
