@@ -79,8 +79,7 @@ def read_results(folder):
         return None
     try:
         results = json.loads(path.read_text())
-        for key in ("script", "code", "data", "final", "settings", "seconds", "seed", "quick"):
-            results[key]
+        results["final"], results["settings"], results["seconds"], results["seed"], results["quick"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{show(path)} is damaged: repeat the run with --fresh") from None
     return results
