@@ -228,7 +228,7 @@ def analyse(folder, data_root=None, precise=False):
     numbers = {key: value for key, value in before.items() if key.startswith("test_")}
     numbers |= ANALYSES[run.results["script"]](run, title, model, train, val, test)
     if precise:
-        numbers |= more(model, test)
+        numbers |= more(model, test) | {"test_commit": git_commit()}
     about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
     about["trained_on"] = run.results.get("processor")
     registry.write_json(folder / "analyses.json", {**about, **numbers})
