@@ -93,7 +93,7 @@ test-oldest: ## the fast tests with the oldest versions that requirements.txt al
 	@test -x .venv-oldest/bin/python || $(BASE_PYTHON) -m venv .venv-oldest
 	@.venv-oldest/bin/python -m pip install -q --disable-pip-version-check $$(sed 's/>=\(.*\)/==\1.*/' requirements.txt) \
 	  pytest pytest-xdist hypothesis
-	@.venv-oldest/bin/python -m pytest -m "not slow"
+	@OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 clean: ## delete the environment and caches, keep data and runs
 	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache .hypothesis report/build

@@ -136,6 +136,7 @@ GROUPS = {
         ("muon: hidden weights do not decay", 'parameter.mul_(1 - group["lr"] * group["weight_decay"])', "pass"),
     ],
     ("code/common/run.py", "test_training"): [
+        ("run: earlier machines forgotten", 'state.pop("machines", [])', 'state.pop("machines", [])[:0]'),
         ("run: all epochs seeded alike", "1_000_003 * seed + epoch", "1_000_003 * seed"),
         ("run: optimiser not restored", "for name, part in parts.items():\n            load_weights",
          "for name, part in parts.items():\n            if isinstance(part, torch.nn.Module): load_weights"),
@@ -203,6 +204,7 @@ GROUPS = {
     ],
     ("code/study/registry.py", "test_evaluate"): [("registry: glyphs before MNIST", "for data in entry.data:", "for data in entry.data[::-1]:")],
     ("code/study/train.py", "test_study"): [
+        ("train: a failing run stops the others", "                continue\n            finally", "                break\n            finally"),
         ("train: unfinished runs skipped", "        if results := read_results(folder):", "        if (results := read_results(folder)) or folder.exists():"),
         ("train: finished runs with other options accepted", "if words := difference(*compared):", "if words := None:"),
         ("train: resumed epochs count as work", "progress.skipped += entry.seconds * share_done(folder)", "pass"),
@@ -218,6 +220,7 @@ GROUPS = {
         ("evaluate: other samples than the run's", '(results["seed"], results["epochs"] + 1)', '(results["seed"], results["epochs"])'),
     ],
     ("code/study/analyses.py", "test_analyses"): [
+        ("analyses: z is not rounded", "z.float().double()", "z"),
         ("analyses: precise results lost", "if up_to_date(folder) else {}", "if not up_to_date(folder) else {}"),
         ("analyses: losses of G exchanged", "for loss in (saturating, other)]", "for loss in (other, saturating)]"),
         ("analyses: odds of D upside down", "(1 - scores[-1]) / scores[-1]", "scores[-1] / (1 - scores[-1])"),
@@ -229,6 +232,7 @@ GROUPS = {
         ("tables: cost of another column", 'number(entry["training_seconds"], 0)', 'number(entry["seconds_per_1000_samples"], 0)'),
     ],
     ("code/study/publish.py", "test_publish"): [
+        ("publish: other settings accepted", 'result["settings"] != registry.settings(', 'False and registry.settings('),
         ("publish: quick runs accepted", 'if result["quick"] or result["data"] != entry.data[0]', 'if result["data"] != entry.data[0]'),
         ("publish: seeds of another run", 'over_seeds[key]["values"][0] != final[key]', "False"),
         ("publish: full weights", "x.half() if x.is_floating_point() else x", "x"),

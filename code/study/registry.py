@@ -76,7 +76,7 @@ RUNS = [
     Entry("nf", "RealNVP", FLOW, "grey", "core", 400, short="--epochs 8",
           results=BPD, compared=True, seeds="val_bpd"),
     Entry("nf-multiscale", "Multi-scale flow", FLOW, "grey", "core", 500, "--arch multiscale",
-          short="--epochs 1 --eval_images 2000", results=BPD, compared=True, seeds="val_bpd"),
+          short="--epochs 1 --eval_images 500", results=BPD, compared=True, seeds="val_bpd"),
     Entry("nf-short", "RealNVP, 10 epochs", FLOW, "grey", "long", 160, "--epochs 10",
           results=("first_epoch_below_1_85", "val_bpd")),
     Entry("nf-multiscale-long", "Multi-scale flow, long", FLOW, "grey", "long", 8000,
