@@ -28,7 +28,7 @@ all: $(READY) ## train, analyse and compare the core runs, compile your report; 
 	@$(PYTHON) code/study/page.py --user
 	@$(PYTHON) report/macros.py --user
 
-quick: $(READY) ## the same with small settings, under 4 minutes
+quick: $(READY) ## the same with small settings, 2 to 5 minutes
 	@$(PYTHON) code/study/train.py --group core --quick
 	@$(PYTHON) code/study/evaluate.py --quick
 	@$(PYTHON) code/study/page.py --user --quick
