@@ -221,7 +221,7 @@ GROUPS = {
     ],
     ("code/study/analyses.py", "test_analyses"): [
         ("analyses: z is not rounded", "z.float().double()", "z"),
-        ("analyses: precise results lost", "if up_to_date(folder) else {}", "if not up_to_date(folder) else {}"),
+        ("analyses: precise results lost", "if registry.is_analysed(folder) else {}", "if not registry.is_analysed(folder) else {}"),
         ("analyses: losses of G exchanged", "for loss in (saturating, other)]", "for loss in (other, saturating)]"),
         ("analyses: odds of D upside down", "(1 - scores[-1]) / scores[-1]", "scores[-1] / (1 - scores[-1])"),
     ],

@@ -52,7 +52,7 @@ def run(*words):
 
 def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
     runs, trained = place
-    run("--seconds", "60", "--seeds", "42", "43", "--only", "plain", "ours")
+    run("--seconds", "60", "--seed", "42", "43", "--only", "plain", "ours")
     options = [command[command.index("--resume") + 1 :] for command in trained]
     common = ["--lr", "0.1", "--eval_images", "1", "--epochs"]
     assert options == [[*common, "1", "--seed", "42"], [*common, "9", "--seed", "42"], [*common, "9", "--seed", "43"]]
@@ -67,7 +67,7 @@ def test_each_variant_trains_for_the_epochs_that_come_nearest(place, capsys):
     with pytest.raises(UserError, match="was made with 60 s on glyphs, not 30 s on glyphs"):
         run("--seconds", "30", "--only", "wide")
     run("--seconds", "60", "--only", "wide")  # the other rows stay, and finished runs are not trained again
-    run("--seconds", "60", "--seeds", "42", "43", "--only", "ours")
+    run("--seconds", "60", "--seed", "42", "43", "--only", "ours")
     assert len(trained) == 5
     rows = json.loads((runs / "nf-ablation.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["plain", "ours", "wide"]
@@ -84,7 +84,7 @@ def test_a_quick_run_tells_how_many_epochs_it_trained(place):
 
 def test_the_run_that_times_an_epoch_is_the_variant_if_one_epoch_is_enough(place):
     runs, trained = place
-    run("--seconds", "8", "--seeds", "42", "43", "--only", "ours")
+    run("--seconds", "8", "--seed", "42", "43", "--only", "ours")
     assert [command[command.index("--seed") + 1] for command in trained] == ["42", "43"]
     (row,) = json.loads((runs / "nf-ablation.json").read_text())["rows"]
     assert (row["seconds"], row["value"], row["epochs"]) == ([7, 7], [1.542, 1.543], [1, 1])
@@ -92,18 +92,18 @@ def test_the_run_that_times_an_epoch_is_the_variant_if_one_epoch_is_enough(place
 
 def test_a_row_names_the_machine_of_its_runs_and_refuses_other_code(place):
     runs, _ = place
-    run("--seconds", "60", "--seeds", "42", "43", "--only", "ours")
+    run("--seconds", "60", "--seed", "42", "43", "--only", "ours")
     (row,) = json.loads((runs / "nf-ablation.json").read_text())["rows"]
     assert [row[key] for key in (*ablation.FACTS, "commit")] == ["P", 1, "2.99", False, "c"]
     (path,) = runs.glob("glyphs/ablation-nf-ours-60s-seed43/results.json")
     results = json.loads(path.read_text())
     path.write_text(json.dumps(results | {"threads": 2}))
     with pytest.raises(UserError, match="row ours were trained with other threads"):
-        run("--seconds", "60", "--seeds", "42", "43", "--only", "ours")
+        run("--seconds", "60", "--seed", "42", "43", "--only", "ours")
     for change in ({"code": "older"}, {"settings": results["settings"] | {"alpha": 0.3}}):
         path.write_text(json.dumps(results | change))
         with pytest.raises(UserError, match="seed43 was made by other code or with other settings"):
-            run("--seconds", "60", "--seeds", "43", "--only", "ours")
+            run("--seconds", "60", "--seed", "43", "--only", "ours")
 
 
 def test_short_budgets_still_train_an_epoch():

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import statistics
 from types import SimpleNamespace
@@ -199,8 +198,7 @@ def test_precise_results_stay_until_the_run_is_repeated(tmp_path, monkeypatch):
     assert found(precise=True) == found() == {"levels": 2, "test_bits": 1.5}
     made_by = json.loads((tmp_path / "nf" / "analyses.json").read_text())
     assert made_by["test_commit"] == made_by["commit"]
-    later = (tmp_path / "nf" / "analyses.json").stat().st_mtime + 10
-    os.utime(results, (later, later))  # the run was trained again
+    results.write_text(results.read_text() + "\n")  # the run was trained again
     assert found() == {"levels": 2}
 
 

@@ -637,8 +637,8 @@ def test_a_user_s_own_models_come_first(folder, tmp_path, monkeypatch):
     found = page.find_models(user=True, quick=False)
     assert found["flow"] == ("nf-multiscale", own)
     assert found["gan"] == ("gan", folder / "models" / "gan.pt")
-    assert [page.data_of(found, kind) for kind in ("binary", "grey")] == ["bmnist", "glyphs"]
-    assert page.data_of(page.find_models(user=False, quick=False), "grey") == "mnist"
+    assert [page.data_of(found, kind, user=True) for kind in ("binary", "grey")] == ["auto", "glyphs"]
+    assert page.data_of(page.find_models(user=False, quick=False), "grey", user=False) == "mnist"
 
 
 def test_a_page_that_is_too_large_or_empty_is_refused(folder, tmp_path, monkeypatch):

@@ -226,12 +226,16 @@ def test_results_figures_and_weights_are_replaced_together(place, capsys):
     saved = files.load_state(report / "models" / "gan.pt")
     assert saved["state"]["weight"].dtype == torch.float16
     assert saved["state"]["count"] == 7
-    (folder / "analyses.json").write_text(json.dumps({"norm_ratio": 134.6}))
+    numbers = {"norm_ratio": 134.6, "results": "of another run"}
+    (folder / "analyses.json").write_text(json.dumps(numbers))
+    with pytest.raises(UserError, match=r"belongs to an earlier run: python code/study/analyses.py gan"):
+        publish_all()
+    numbers["results"] = registry.results_digest(folder)
+    (folder / "analyses.json").write_text(json.dumps(numbers))
     publish_all()
     published = report / "results" / "gan-analyses.json"
-    assert macros.macros({path: registry.read_json(path) for path in (published, folder / "analyses.json")}) == 2 * [
-        r"\expandafter\def\csname val/gan-analyses/norm_ratio\endcsname{134.60}"
-    ]
+    lines = macros.macros({path: registry.read_json(path) for path in (published, folder / "analyses.json")})
+    assert lines.count(r"\expandafter\def\csname val/gan-analyses/norm_ratio\endcsname{134.60}") == 2
     (folder / "analyses.json").unlink()
     publish_all()
     assert not published.exists()
@@ -456,6 +460,10 @@ def test_results_of_older_code_or_with_other_settings_are_listed(place, capsys):
         with pytest.raises(Trouble, match="results are stale") if listed else contextlib.nullcontext():
             publish_all("--stale")
         assert ("nf: stale, made by" in capsys.readouterr().out) == listed
+    path.write_text(json.dumps(result | {"seconds": result["seconds"] + 1}))
+    with pytest.raises(Trouble, match="results are stale"):
+        publish_all("--stale")
+    assert "comparison.json was made from another run of nf" in capsys.readouterr().out
 
 
 def test_published_numbers_beside_the_runs_belong_to_them():

@@ -262,7 +262,7 @@ def place(tmp_path, monkeypatch):
 def test_finished_parts_are_kept_and_the_result_has_what_was_asked_for(place, capsys):
     runs, trained = place
     race.main(race.parse_args(["--only", "nf"]))
-    race.main(race.parse_args(["--only", "nf", "gan", "--seeds", "42", "43"]))
+    race.main(race.parse_args(["--only", "nf", "gan", "--seed", "42", "43"]))
     assert trained == [("nf", 42), ("gan", 42), ("nf", 43), ("gan", 43)]
     result = json.loads((runs / "race.json").read_text())
     assert {name: list(pairs) for name, pairs in result["models"].items()} == {"nf": ["42", "43"], "gan": ["42", "43"]}

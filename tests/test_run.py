@@ -195,6 +195,31 @@ cli.start(main, lambda: None)
     assert is_one_line(done.stderr)
 
 
+def test_a_signal_still_ends_the_process_if_the_first_one_was_lost(tmp_path):
+    program = """
+import functools, os, signal, time
+from common import cli
+
+class Careless:
+    def __del__(self):  # Python drops exceptions that are raised here
+        os.kill(os.getpid(), signal.SIGINT)
+
+def main(args):
+    Careless()
+    time.sleep(0.3)
+    print("still running", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(30)
+
+cli.raise_at_signals = functools.partial(cli.raise_at_signals, pause=0.2)
+cli.start(main, lambda: None)
+"""
+    done = run_program(tmp_path, f"import sys\nsys.path[:0] = {[str(ROOT / 'code'), str(ROOT)]}\n{program}")
+    assert done.stdout == "still running\n"
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1].endswith("run the same command again.")
+
+
 def test_two_runs_of_one_name_do_not_mix(vae, checkout):
     script, _ = vae
     child = checkout.start_until(script, *options(script, "twice"), rows=1, folder=f"{FOLDER[script]}/twice")

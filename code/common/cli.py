@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import torch
@@ -201,19 +202,21 @@ def end_on_signals():
     threading.Thread(target=wait, daemon=True).start()
 
 
-def raise_at_first_signal():
-    """KeyboardInterrupt or Terminated at the first signal; later ones must not interrupt the message that follows."""
+def raise_at_signals(pause=5):
+    """KeyboardInterrupt or Terminated at a signal. Others in the next `pause` seconds must not interrupt the message.
+
+    Later signals raise again, because Python drops an exception that is raised inside `__del__`, for example."""
+    last = -math.inf
 
     def end(number, _):
-        for each in signals:
-            signal.signal(each, lambda *_: None)
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        nonlocal last
+        if time.monotonic() - last > pause:
+            last = time.monotonic()
+            raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    signals = [signal.SIGTERM]
+    signal.signal(signal.SIGTERM, end)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as after nohup in the background
-        signals.append(signal.SIGINT)
-    for number in signals:
-        signal.signal(number, end)
+        signal.signal(signal.SIGINT, end)
 
 
 def start_processes(args, torchrun):
@@ -232,8 +235,7 @@ def start(main, parse_args, torchrun=False):
     """Run a script. Errors that a user can cause print one line and set the exit status.
 
     `torchrun`: whether several processes can share the training. The first one prints, the others are silent."""
-
-    raise_at_first_signal()
+    raise_at_signals()
     if distributed.rank > 0:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     args = parse_args()

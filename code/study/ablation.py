@@ -1,7 +1,7 @@
 """What each change is worth: variants of a model, trained for the same seconds on the same machine.
 
     python code/study/ablation.py nf --seconds 450                    all rows of the table, one seed; resumable
-    python code/study/ablation.py nf --seconds 450 --seeds 42 43      two seeds
+    python code/study/ablation.py nf --seconds 450 --seed 42 43       two seeds
     python code/study/ablation.py nf --seconds 450 --only affine      some rows; the others keep what they have
     python code/study/ablation.py nf --seconds 60 --quick             small runs, to check that everything works
 
@@ -147,7 +147,7 @@ def main(args):
     if before and (table["data"], table["seconds"]) != (data, args.seconds):
         made = f"{show(path)} was made with {table['seconds']:g} s on {table['data']}"
         raise UserError(f"{made}, not {args.seconds:g} s on {data}: delete it to start again")
-    seeds = list(dict.fromkeys(args.seeds))
+    seeds = list(dict.fromkeys(args.seed))
     for row in args.only or rows:
         found = []
         for seed in seeds:
@@ -174,7 +174,7 @@ def parse_args(words=None):
     seconds = cli.number(float, above=0)
     parser.add_argument("--seconds", type=seconds, required=True, help="seconds of training of each variant")
     seed = cli.number(int, 0, 2**31)
-    parser.add_argument("--seeds", nargs="+", type=seed, default=[SEEDS[0]], help="train each variant with each seed")
+    parser.add_argument("--seed", nargs="+", type=seed, default=[SEEDS[0]], help="train each variant with each seed")
     parser.add_argument("--only", nargs="+", metavar="ROW", help="train these variants only")
     parser.add_argument("--quick", action="store_true", help="small runs, to check that everything works")
     return parser.parse_args(words)

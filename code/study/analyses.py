@@ -199,12 +199,6 @@ def refuse_others(script):
         raise UserError(f"there is no analysis for {script}, only for {', '.join(ANALYSES)}")
 
 
-def up_to_date(folder):
-    """Whether a run was analysed after it was finished."""
-    analyses, results = folder / "analyses.json", folder / "results.json"
-    return analyses.exists() and analyses.stat().st_mtime >= results.stat().st_mtime
-
-
 def analyse(folder, data_root=None, precise=False):
     """Make the figures and analyses.json of a finished run.
 
@@ -224,20 +218,20 @@ def analyse(folder, data_root=None, precise=False):
     more = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
     if precise and (not more or getattr(model, "autoencoder", False)):
         raise UserError("--precise is for flows and variants of the VAE only")
-    before = registry.read_json(folder / "analyses.json") if up_to_date(folder) else {}
+    before = registry.read_json(folder / "analyses.json") if registry.is_analysed(folder) else {}
     numbers = {key: value for key, value in before.items() if key.startswith("test_")}
     numbers |= ANALYSES[run.results["script"]](run, title, model, train, val, test)
     if precise:
         numbers |= more(model, test) | {"test_commit": git_commit()}
-    about = {"of": folder.name, "data": run.data, "quick": run.quick, "commit": git_commit()}
-    about["trained_on"] = run.results.get("processor")
+    about = {"of": folder.name, "results": registry.results_digest(folder), "data": run.data}
+    about |= {"quick": run.quick, "commit": git_commit()}
     registry.write_json(folder / "analyses.json", {**about, **numbers})
     print(f"{folder.name}: analysed, see {show(folder)}/")
 
 
 def analyse_once(folder):
     """Analyse a run unless its analysis is up to date."""
-    if read_results(folder)["script"] in ANALYSES and not up_to_date(folder):
+    if read_results(folder)["script"] in ANALYSES and not registry.is_analysed(folder):
         analyse(folder)
 
 

@@ -59,12 +59,12 @@ def find_models(user, quick):
     return found
 
 
-def data_of(found, kind):
-    """The name of the data of this kind: those of the user's own model, else the data of the published models."""
+def data_of(found, kind, user):
+    """The data of this kind: those of the user's own model, else what is at hand; for the published page, real data."""
     for run, path in found.values():
         if registry.get(run).kind == kind and path.parent != models.PUBLISHED:
             return path.parent.parent.name
-    return registry.DATA[kind][0]
+    return "auto" if user else registry.DATA[kind][0]
 
 
 def digits(test, per_class=20):
@@ -197,7 +197,7 @@ def main(args):
     if not found:
         raise UserError("there are no trained models: make, or for the published page: make publish")
     loaded = {name: registry.module(registry.get(run).script).load(path) for name, (run, path) in found.items()}
-    names = {kind: data_of(found, kind) for kind in ("binary", "grey")}
+    names = {kind: data_of(found, kind, args.user) for kind in ("binary", "grey")}
     binary, grey = bmnist(data=names["binary"]), mnist(data=names["grey"])
     loaded["classifier"] = quality.load_classifier(grey[0].name, torch.device("cpu"), lambda: grey)
     described = describe(loaded, binary[2].subset(2000).images.float())

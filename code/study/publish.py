@@ -403,9 +403,24 @@ def runs_to_publish():
             raise UserError(f"{show(folder)} has other settings than published runs: {again}")
         if "machines" in result:
             raise UserError(f"{show(folder)} was resumed on another machine or with other threads: train it on one")
+        if (folder / "analyses.json").exists() and not registry.is_analysed(folder):
+            again = f"python code/study/analyses.py {entry.name}"
+            raise UserError(f"{show(folder)}/analyses.json belongs to an earlier run: {again}")
         load_state(model_file(folder))
         found.append((entry, folder))
     return found
+
+
+def of_other_runs(found, comparison, seeds):
+    """What the comparison and the seeds say about other runs than those found; one line each."""
+    for run, entry in comparison.items():
+        if run in found and found[run]["seconds"] != entry["training_seconds"]:
+            again = f"first repeat python code/study/evaluate.py --only {run}"
+            yield f"comparison.json was made from another run of {run}: {again}"
+    for run, over_seeds in seeds.items():
+        final = found[run]["final"] if run in found else {}
+        if any(over_seeds[key]["values"][0] != final[key] for key in over_seeds.keys() & final.keys()):
+            yield f"seeds.json was made from another run of {run}: first train its seeds (make seeds)"
 
 
 def check_measured(runs):
@@ -417,15 +432,8 @@ def check_measured(runs):
             if isinstance(part, dict) and (part.get("quick") or part.get("data", REAL[0]) not in REAL):
                 refuse(path, "contains a quick run or other data")
     found = results() | {entry.name: read_results(folder) for entry, folder in runs}
-    for run, entry in merged("comparison").items():
-        if run in found and found[run]["seconds"] != entry["training_seconds"]:
-            again = f"first repeat python code/study/evaluate.py --only {run}"
-            raise UserError(f"comparison.json was made from another run of {run}: {again}")
-    for run, over_seeds in merged("seeds").items():
-        final = found[run]["final"] if run in found else {}
-        for key in over_seeds.keys() & final.keys():
-            if over_seeds[key]["values"][0] != final[key]:
-                raise UserError(f"seeds.json was made from another run of {run}: first train its seeds (make seeds)")
+    for problem in of_other_runs(found, merged("comparison"), merged("seeds")):
+        raise UserError(problem)
     for file, figures, _ in MEASURED.values():
         if figures and (RUNS / file).exists() and not (RUNS / figures).exists():
             raise UserError(f"{show(RUNS / figures)} is missing: repeat the command that wrote {show(RUNS / file)}")
@@ -532,9 +540,10 @@ def stale_pairs(race):
 
 def main(args):
     if args.stale:
-        found = list(stale())
-        for run in found:
-            print(f"{run}: stale, made by older code or with other settings")
+        found = [f"{run}: stale, made by older code or with other settings" for run in stale()]
+        found += of_other_runs(results(), read("comparison"), read("seeds"))
+        for line in found:
+            print(line)
         if found:
             raise Trouble("results are stale: repeat them with python code/study/train.py --published NAME")
         return

@@ -2,7 +2,7 @@
 
     python code/study/race.py                        same as `make race`: VAE, GAN and RealNVP, one seed; resumable
     python code/study/race.py --only vae-z20 nf      some of them
-    python code/study/race.py --seeds 42 43 44       several seeds; the table shows means
+    python code/study/race.py --seed 42 43 44        several seeds; the table shows means
     python code/study/race.py --quick                small runs, to check that everything works
 
 Ours is the run that the script makes without options, in runs/<data>/race-<run>-seed<seed>/. The plain loop (loops.py)
@@ -223,7 +223,7 @@ def summary(name, pairs, quick):
 def main(args):
     entries = [registry.get(name) for name in args.only]
     data, models = data_at_hand(entries), {entry.name: {} for entry in entries}
-    for seed, entry in itertools.product(args.seeds, entries):
+    for seed, entry in itertools.product(args.seed, entries):
         models[entry.name][str(seed)] = race(entry, seed, data[entry.kind], args.quick)
     means, panels = {name: summary(name, pairs, args.quick) for name, pairs in models.items()}, {}
     for name, about in means.items():
@@ -242,7 +242,7 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("--only", nargs="+", choices=RUNS, default=RUNS, help="race these models only")
     seed = cli.number(int, 0, 2**31)
-    parser.add_argument("--seeds", nargs="+", type=seed, default=[SEEDS[0]], help="race with each of these seeds")
+    parser.add_argument("--seed", nargs="+", type=seed, default=[SEEDS[0]], help="race with each of these seeds")
     parser.add_argument("--quick", action="store_true", help="small runs, to check that everything works")
     return parser.parse_args(words)
 

@@ -3,6 +3,7 @@
 To add a run, add one line to RUNS.
 """
 
+import hashlib
 import importlib
 import json
 import shlex
@@ -157,6 +158,16 @@ def finished(entry, quick=False):
     for data in entry.data:
         if results := read_results(runs / data / entry.name):
             return runs / data / entry.name, results
+
+
+def results_digest(folder):
+    """A digest of results.json: the name of this training in the analyses of the run."""
+    return hashlib.sha256((folder / "results.json").read_bytes()).hexdigest()[:16]
+
+
+def is_analysed(folder):
+    """Whether analyses.json belongs to the run in this folder, not to an earlier run of the same name."""
+    return read_json(folder / "analyses.json").get("results") == results_digest(folder)
 
 
 def read_json(path):
