@@ -147,7 +147,7 @@ def results(user, quick):
     else:
         found, race = publish.results(), publish.read("race")
     header, rows = publish.rows(found)
-    rows, scripts = [[cell.strip("*") for cell in row] for row in rows], {e.title: e.script for e in registry.RUNS}
+    scripts = {entry.title: entry.script for entry in registry.RUNS}
     title, documents = "", []
     for row in rows:
         row[0] = title = row[0] or title  # a model's rows after its first have no title in docs/results.md

@@ -127,7 +127,7 @@ def measure(run, key, final):
 
 def mean_and_deviation(line, key):
     mean, deviation = tables.with_deviation(line[key]["mean"], line[key]["deviation"], tables.digits_of(key))
-    return f"**{mean}** ± {deviation}"
+    return f"{mean} ± {deviation}"
 
 
 def headlines(found, seeds):
@@ -137,7 +137,7 @@ def headlines(found, seeds):
     for run, key, others in HEADLINES:
         if run in shown:
             final = found[run]["final"]
-            ours = f"**{rounded(final[key], key)}**"
+            ours = rounded(final[key], key)
             if key in seeds.get(run, {}):
                 ours = mean_and_deviation(seeds[run], key)
             row = [registry.title(run), measure(run, key, final), ours, others, str(found[run]["epochs"]), times[run]]
@@ -168,7 +168,7 @@ def rows(found):
             title, *about = [""] * 4
             if i == 0:
                 title, *about = entry.title, str(result["epochs"]), times[entry.name], f"{result['parameters']:,}"
-            value = f"**{rounded(result['final'][key], key)}**"
+            value = rounded(result["final"][key], key)
             comparable = result["data"] in REAL and not result["quick"]
             others = REFERENCES.get((entry.name, key), ("", "")) if comparable else ("", "")
             lines.append([title, measure(entry.name, key, result["final"]), value, *others, *about])
