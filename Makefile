@@ -34,7 +34,7 @@ quick: $(READY) ## the same with small settings, 2 to 5 minutes
 	@$(PYTHON) code/study/page.py --user --quick
 	@$(PYTHON) report/macros.py --user --quick
 
-beyond: $(READY) ## the same for the models beyond the assignment; hours, resumable
+beyond: $(READY) ## train the models beyond the assignment, compare five of them; hours, resumable
 	@$(MAKE) -s latex || true
 	@$(PYTHON) code/study/train.py --group autoregressive family plane
 	@$(PYTHON) code/study/evaluate.py

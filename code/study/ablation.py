@@ -5,8 +5,8 @@
     python code/study/ablation.py nf --seconds 450 --only affine      some rows; the others keep what they have
     python code/study/ablation.py nf --seconds 60 --quick             small runs, to check that everything works
 
-ROWS has the variants of each model: a name, the change in words and the options of the script. A row without options is
-the plain loop of the race (race.py): the template's networks and learning rate. A variant is trained in
+ROWS has the variants of each model: a name, the change in words and the options of the script. A row with
+None instead is the plain loop of the race (race.py): the template's networks and learning rate. A variant is trained in
 runs/<data>/ablation-<model>-<row>-<seconds>s-seed<seed>/ for a whole number of epochs. One epoch, trained before, tells
 how many epochs come nearest to the given seconds, and the learning rate's schedule spans exactly these epochs. Nothing
 else should run on the machine. Values are those of the validation images at the best epoch; the plain loop is evaluated

@@ -7,7 +7,7 @@ glyph digits; the numbers are medians. The loops are in loops.py. Our GAN is tim
 template's noise, output layer and loss ("template's nets").
 
 Milliseconds per step: `data` is the time to fetch a batch, `backward` the backward pass, `optimiser` the optimiser's
-step, zero_grad and clipping, and `forward` the rest. `of rate`: GFLOP/s of training, relative to a large matrix product
+step, zero_grad and clipping, and `forward` the rest. `% of matrix product`: GFLOP/s of training, relative to a large matrix product
 in the same number format. Spread: maximum minus minimum. "ours in float32": our loop with A3_FLOAT32=1, for comparison
 with processors without bfloat16 instructions; it is measured only where the processor has them.
 """

@@ -2,7 +2,7 @@
 
     python code/study/publish.py            same as `make publish`
     python code/study/publish.py --table    only update the pages, from report/results
-    python code/study/publish.py --stale    list published results that were made by older code or with other settings
+    python code/study/publish.py --stale    list published results that were made by older code, with other settings or from other runs
 
 All checks come before the first change.
 """
@@ -290,7 +290,7 @@ def cost(comparison):
 
 
 def variants():
-    """The table of the variants of the VAE, and estimates with more samples of z."""
+    """The table of the variants of the VAE, and estimates with more importance samples."""
     entries = registry.select(group="family")
     found = {entry.name: result for entry in entries if (result := read(entry.name))}
     header, rows = tables.variants(found)
@@ -298,7 +298,7 @@ def variants():
     for run in found:
         more = read(f"{run}-analyses")  # of analyses.py --precise
         if "test_draws" in more:
-            text += f"\n\n`{run}`, {more['test_images']:,} test images, {more['test_draws']:,} samples of z: "
+            text += f"\n\n`{run}`, {more['test_images']:,} test images, {more['test_draws']:,} importance samples: "
             text += f"log p(x) = {more['test_log_likelihood']:.2f}."
     return text
 

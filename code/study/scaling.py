@@ -1,10 +1,10 @@
 """Training speed with several processes: one process with two threads beside two processes with one thread each.
 
-    python code/study/scaling.py                  all scripts, about 5 minutes on 2 cores, no network
+    python code/study/scaling.py                  four models, about 5 minutes on 2 cores, no network
     python code/study/scaling.py --only nf gan    some of them
     python code/study/scaling.py --quick          few images, to check that everything works
 
-Both train in turn on the built-in glyph digits, several times; the numbers are medians. Nothing else should run on the
+Both train in turn on glyph digits, several times; the numbers are medians. Nothing else should run on the
 machine. Milliseconds of a step that are spent in sums over the processes include the time to wait for the other one.
 
 The numbers for GPUs are estimates, not measurements: with N GPUs, the sums of a step take at least the time in which a

@@ -138,8 +138,8 @@ def note(comparison):
 
 def variants(results):
     """One row per variant of the VAE: the bound and its terms on validation images, log p(x) on test images."""
-    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active units", "test log p(x)", "test images",
-              "samples of z", "training, s"]  # fmt: skip
+    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active units", "test log p(x)", "images tested",
+              "importance samples", "training, s"]  # fmt: skip
     rows = []
     for run, result in results.items():
         final = result["final"]
@@ -190,7 +190,7 @@ def bench(models):
                           f"{loop['gflops']:.0f}", f"{loop['share_of_matrix_rate']:.0%}"])  # fmt: skip
             times = (f"{loop[f'{part}_milliseconds']:.2f}" for part in parts)
             steps.append([name, str(loop["batch_size"]), f"{loop['milliseconds_per_step']:.2f}", *times])
-    header = ["loop", "images/s", "spread", "ratio", "its spread", "GFLOP/s", "of rate"]
+    header = ["loop", "images/s", "spread", "ratio", "its spread", "GFLOP/s", "% of matrix product"]
     return (header, speed), (["loop", "images per step", "ms per step", *parts], steps)
 
 
