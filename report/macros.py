@@ -5,9 +5,10 @@
     python report/macros.py --user --quick    from quick runs; compiles runs/quick/report.pdf
 
 The results file of a run defines \\val{run}{key} for its keys and for those in `final`, \\val{run}{settings/key}, the
-first and last value of its curves as \\val{run}{first/key} and \\val{run}{last/key}, and \\val{run}{data_title}. Other
-files define macros under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-analyses}{prior_10}. Values
-of several seeds also define \\val{seeds}{nf/val_bpd/pm}, their mean and standard deviation.
+first, second and last value of its curves as \\val{run}{first/key}, {second/key} and {last/key}, and
+\\val{run}{data_title}. `macros` and `gains` compute further ones, for example \\val{nf}{couplings}. Other files define
+macros under their own name: \\val{comparison}{gan/parameters}, \\val{vae-z20-analyses}{prior_10}. Values of several
+seeds also define \\val{seeds}{nf/val_bpd/pm}, their mean and standard deviation.
 """
 
 import math
@@ -57,7 +58,7 @@ FORMULAS = {
 
 def text(value, key=""):
     """A number or text as LaTeX."""
-    if isinstance(value, bool) or value is None:
+    if value is None:
         return "not reached"
     if isinstance(value, float) and not math.isfinite(value):
         return "not finite"
@@ -89,7 +90,7 @@ def define(name, key, value):
         if len(value.get("values", ())) > 1:
             lines.append(definition(name, f"{key}/pm", plus_minus(value["values"], key)))
         return lines
-    if isinstance(value, list):
+    if isinstance(value, (list, bool)):
         return []
     if key.startswith("settings/") and isinstance(value, float) and not 0 < value < 0.01:
         value = f"{value:g}"  # a setting: 0.02, not 0.020
@@ -143,10 +144,7 @@ def macros(contents):
             lines.append(definition(result["run"], "draws_for_a_hit", rf"\ensuremath{{10^{{{power}}}}}"))
         if "flows" in result.get("settings", {}):
             numbers["couplings"] = 2 * result["settings"]["flows"]
-        final = dict(result["final"])
-        if final.get("test_elbo") is not None:
-            final["gap"] = final["test_log_likelihood"] - final["test_elbo"]
-        lines += define(result["run"], "", {**numbers, **final})
+        lines += define(result["run"], "", {**numbers, **result["final"]})
     return lines
 
 
@@ -213,7 +211,7 @@ def write_tables(folder, others, variants, autoregressive):
         "autoregressive": autoregressive_table(autoregressive),
         "codes": codes_table(codes["models"]) if codes else r"\lacks{codes: the table}",
         "ablation": ablation_table(others, ("vae",), 1.85),
-        "ablation-right": ablation_table(others, ["gan", *["nf"] * ("nf-ablation" in others)], 1.55),
+        "ablation-right": ablation_table(others, ("gan", "nf"), 1.55),
     }
     for name, content in contents.items():
         (folder / f"table-{name}.tex").write_text(content + "\n", "utf-8")

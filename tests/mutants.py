@@ -205,7 +205,8 @@ GROUPS = {
     ("code/study/registry.py", "test_evaluate"): [("registry: glyphs before MNIST", "for data in entry.data:", "for data in entry.data[::-1]:")],
     ("code/study/train.py", "test_study"): [
         ("train: a failing run stops the others", "                continue\n            finally", "                break\n            finally"),
-        ("train: unfinished runs skipped", "        if results := read_results(folder):", "        if (results := read_results(folder)) or folder.exists():"),
+        ("train: unfinished runs skipped", "more, results is not None))", "more, folder.exists()))"),
+        ("train: older code accepted", 'if published and results["code"] !=', 'if False and results["code"] !='),
         ("train: finished runs with other options accepted", "if words := difference(*compared):", "if words := None:"),
         ("train: resumed epochs count as work", "progress.skipped += entry.seconds * share_done(folder)", "pass"),
     ],
@@ -233,6 +234,8 @@ GROUPS = {
     ],
     ("code/study/publish.py", "test_publish"): [
         ("publish: other settings accepted", 'result["settings"] != registry.settings(', 'False and registry.settings('),
+        ("publish: uncommitted changes accepted", 'if "dirty" in (result["commit"] or "dirty"):', "if False:"),
+        ("publish: analyses of another run", "and not registry.is_analysed(folder):", "and False:"),
         ("publish: quick runs accepted", 'if result["quick"] or result["data"] != entry.data[0]', 'if result["data"] != entry.data[0]'),
         ("publish: seeds of another run", 'over_seeds[key]["values"][0] != final[key]', "False"),
         ("publish: full weights", "x.half() if x.is_floating_point() else x", "x"),

@@ -89,8 +89,13 @@ def test_the_draws_of_every_finished_seed_are_judged(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate, "reference", lambda *_: (None, ("test images", None), None))
     monkeypatch.setattr(evaluate.quality, "classify", lambda classifier, images: (images.mean(1), None))
     monkeypatch.setattr(evaluate.quality, "frechet", lambda a, b: a.double().mean().item())
-    first, args = {"frechet": 0.7, "images": 50, "reference": "bmnist"}, evaluate.parse_args([])
-    found = evaluate.draws_of_seeds(entry, tmp_path / "gan", first, args, torch.device("cpu"))["frechet"]
+
+    def judged():
+        others = evaluate.other_seeds(entry, tmp_path / "gan", quick=False)
+        first = {"frechet": 0.7, "images": 50, "reference": "bmnist"}
+        return evaluate.draws_of_seeds(others, first, evaluate.parse_args([]), torch.device("cpu"))["frechet"]
+
+    found = judged()
     expected = [0.7]
     for seed, white in (43, 0.2), (44, 0.4):
         evaluate.seed_epoch(seed, 8)
@@ -98,13 +103,13 @@ def test_the_draws_of_every_finished_seed_are_judged(tmp_path, monkeypatch):
     assert found["values"] == pytest.approx(expected, abs=1e-9)
     assert found["mean"] == pytest.approx(sum(expected) / 3)
     (tmp_path / "gan-seed44").rename(tmp_path / "moved")
-    alone = evaluate.draws_of_seeds(entry, tmp_path / "gan", first, args, torch.device("cpu"))["frechet"]
+    alone = judged()
     assert (alone["values"], alone["deviation"]) == ([0.7], None)
     (tmp_path / "moved").rename(tmp_path / "gan-seed44")
     other = json.loads((tmp_path / "gan-seed44" / "results.json").read_text())
     (tmp_path / "gan-seed44" / "results.json").write_text(json.dumps(other | {"code": "older"}))
     with pytest.raises(UserError, match="different versions of the code"):
-        evaluate.draws_of_seeds(entry, tmp_path / "gan", first, args, torch.device("cpu"))
+        judged()
 
 
 def test_likelihoods_are_the_runs_own_and_name_their_kind(judged):

@@ -407,9 +407,10 @@ def test_a_partial_comparison_and_partial_seeds_replace_only_their_own_entries(p
 @pytest.mark.parametrize(
     ("changed", "message"),
     [({"settings": {"lr": 0.5}}, "has other settings than published runs: delete it, then python code/study/train.py"),
-     ({"machines": [{"threads": 1}, {"threads": 2}]}, "was resumed on another machine or with other threads")],
+     ({"machines": [{"threads": 1}, {"threads": 2}]}, "was resumed on another machine or with other threads"),
+     ({"commit": "38ce36470894-dirty"}, "with uncommitted changes"), ({"commit": None}, "or without git")],
 )  # fmt: skip
-def test_a_run_with_other_settings_or_of_two_machines_is_not_published(changed, message, place):
+def test_a_run_of_other_settings_of_two_machines_or_of_no_commit_is_not_published(changed, message, place):
     finished_run(place, "nf", **changed)
     before = content(place)
     with pytest.raises(UserError, match=message):
@@ -417,13 +418,15 @@ def test_a_run_with_other_settings_or_of_two_machines_is_not_published(changed, 
     assert content(place) == before
 
 
-def test_no_page_changes_if_one_lacks_the_line_where_a_table_begins(place):
+@pytest.mark.parametrize("words", [[], ["--table"]])
+def test_nothing_changes_if_a_page_lacks_the_line_where_a_table_begins(words, place):
+    finished_run(place, "gan")
     page = place / "docs" / "flow.md"
     page.write_text(page.read_text().replace(publish.END.format("results"), ""))
     (place / "README.md").write_text((place / "README.md").read_text().replace("Multi-scale", "Other"))
     before = content(place)
     with pytest.raises(UserError, match=r"docs/flow\.md lacks the line .*results.*: restore it from git"):
-        publish_all("--table")
+        publish_all(*words)
     assert content(place) == before
 
 

@@ -45,7 +45,7 @@ def test_a_users_report_has_the_users_numbers_alone_and_tells_not_run_from_not_r
 
 
 def test_numbers_become_macros(tmp_path):
-    final = {"a": -97.123, "b": None, "c": 1234567, "d": [1, 2], "test_elbo": -95.5, "test_log_likelihood": -91.25}
+    final = {"a": -97.123, "b": None, "c": 1234567, "d": [1, 2], "e": True}
     result = {
         "run": "r", "data": "glyphs", "seconds": 12.345, "final": final,
         "curves": {"loss": [None, 1.5, 0.25], "val_bpd": [9.0, 1.8, 1.9, None, 1.8, 1.7]},
@@ -58,7 +58,7 @@ def test_numbers_become_macros(tmp_path):
     names = ("r.json", "comparison.json", "seeds.json", "r-analyses.json")
     lines = "\n".join(macros.macros({tmp_path / name: registry.read_json(tmp_path / name) for name in names}))
     expected = {
-        "r/seconds": "12", "r/a": r"\ensuremath{-}97.12", "r/b": "not reached", "r/gap": "4.25", "r/c": "1{,}234{,}567",
+        "r/seconds": "12", "r/a": r"\ensuremath{-}97.12", "r/b": "not reached", "r/c": "1{,}234{,}567",
         "r/settings/lr": "0.0015", "r/settings/alpha": r"\ensuremath{10^{-5}}", "r/settings/name": r"a\_b",
         "r/settings/weight_decay": "0.02", "r/first/loss": "1.50", "r/last/loss": "0.250",
         "r/second/val_bpd": "1.80", "r/always_below_1_85": "4", "r-analyses/probe": r"91.5\,\%",
@@ -68,7 +68,8 @@ def test_numbers_become_macros(tmp_path):
     }  # fmt: skip
     for name, value in expected.items():
         assert rf"val/{name}\endcsname{{{value}}}" in lines
-    assert r"val/r/d\endcsname" not in lines
+    for name in ("d", "e"):  # lists and truth values are not shown
+        assert rf"val/r/{name}\endcsname" not in lines
     q = torch.distributions.Normal(torch.tensor(10.0), 2**0.5)
     assert macros.kl(10, 2) == pytest.approx(
         torch.distributions.kl_divergence(q, torch.distributions.Normal(0, 1)).item()
@@ -102,6 +103,16 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
     for words, message in (([], "NAME=lastname"), (["../x"], "../x cannot be part"), (["bloggs"], "still the example")):
         with pytest.raises(UserError, match=message):
             submission.main(submission.parse_args(words))
+    author, pdf = root / "report" / "author.tex", root / "report" / "report.pdf"
+    example = author.read_text()
+    author.write_text(example.replace("Example", "Joe"))
+    os.utime(pdf, (0, 0))
+    with pytest.raises(UserError, match=r"report\.pdf is older than report/author\.tex: make report"):
+        submission.main(submission.parse_args(["bloggs"]))
+    os.utime(pdf)
+    submission.main(submission.parse_args(["bloggs"]))
+    (root / "bloggs_assignment3.zip").unlink()
+    author.write_text(example)
     submission.main(submission.parse_args(["O'Brien van Bloggs", "--force"]))
     assert (root / "o-brien-van-bloggs_assignment3.zip").exists()
     (root / "o-brien-van-bloggs_assignment3.zip").unlink()

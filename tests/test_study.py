@@ -89,14 +89,14 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
     summary = json.loads((made_up.parents[1] / "seeds.json").read_text())["nf-made-up"]
     assert summary["seeds"] == [42, 43, 44]
     value = f"{summary['val_bpd']['values'][0]:.3f}"
-    assert f"| A made-up flow | validation, bits per dimension | **{value}** ± 0.000 | 42, 43, 44 |" in (
+    assert f"| A made-up flow | validation, bits per dimension | {value} ± 0.000 | 42, 43, 44 |" in (
         publish.over_seeds({"nf-made-up": summary})
     )
     # tables, publishing, the report
     comparison = {"nf-made-up": json.loads((ROOT / "report" / "results" / "comparison.json").read_text())["nf"]}
     assert tables.cost(comparison)[1][0][0] == "A made-up flow"
     result = json.loads((made_up / "results.json").read_text())
-    assert f"| A made-up flow (`nf-made-up`) | validation, bits per dimension | **{value}** |" in (
+    assert f"| A made-up flow (`nf-made-up`) | validation, bits per dimension | {value} |" in (
         publish.table({"nf-made-up": result})
     )
     monkeypatch.setattr(publish, "load_state", lambda path: None)
@@ -197,6 +197,30 @@ def test_a_run_that_fails_is_named_with_its_last_line(tmp_path):
     (tmp_path / "script.py").write_text("print('first')\nprint('last')\nraise SystemExit(2)")
     with pytest.raises(Trouble, match=rf"^{tmp_path.name} stopped: last \(full output: .*log\.txt\)$"):
         train.call([str(tmp_path / "script.py")], tmp_path / "log.txt")
+    (tmp_path / "script.py").write_text("import os\nos.kill(os.getpid(), 9)")  # as the kernel does without memory
+    with pytest.raises(Trouble, match=rf"^{tmp_path.name} was killed by signal 9 \(output: .*log\.txt\)$"):
+        train.call([str(tmp_path / "script.py")], tmp_path / "log.txt")
+
+
+def test_finished_runs_of_other_settings_or_code_are_refused_before_the_first_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    entry = registry.get("gan")
+    settings = registry.settings(entry)
+    found = {"code": "older", "settings": settings, "final": {}, "seconds": 1.0, "seed": 42, "quick": False}
+    path = tmp_path / "runs" / "mnist" / "gan" / "results.json"
+    path.parent.mkdir(parents=True)
+    planned = lambda **options: train.plan([(registry.get("nf"), 42), (entry, 42)], {"grey": "mnist"}, False, **options)
+    path.write_text(json.dumps(found))
+    assert [(folder, finished) for _, _, folder, _, finished in planned(published=False)] == [
+        (tmp_path / "runs" / "mnist" / "nf", False), (path.parent, True),
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="was made by older code: rename or delete this folder"):
+        planned(published=True)
+    path.write_text(json.dumps(found | {"code": train.code_digest(entry.script)}))
+    assert planned(published=True)[1][-1]
+    path.write_text(json.dumps(found | {"settings": settings | {"lr": 0.5}}))
+    with pytest.raises(UserError, match=r"was made with lr = 0\.5, not .*: rename or delete this folder"):
+        planned(published=False)
 
 
 def test_the_other_runs_of_a_selection_are_trained_after_one_that_fails(tmp_path, monkeypatch):
@@ -212,7 +236,7 @@ def test_the_other_runs_of_a_selection_are_trained_after_one_that_fails(tmp_path
     monkeypatch.setattr(analyses, "analyse_once", lambda folder: analysed.append(folder.name))
     jobs = [(registry.get(name), 42) for name in ("nf", "gan", "nf-short")]
     with pytest.raises(Trouble, match=r"^nf stopped: why; nf-short stopped: why$"):
-        train.train(jobs, {"grey": "mnist"}, quick=False, published=False)
+        train.train(train.plan(jobs, {"grey": "mnist"}, quick=False, published=False))
     assert started == ["nf", "gan", "nf-short"]
     assert analysed == ["gan"]
 

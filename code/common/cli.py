@@ -147,13 +147,13 @@ def message_for(error):
     if isinstance(error, http.client.HTTPException):
         return f"a download failed, the server's answer is malformed ({type(error).__name__}): try again later", 1
     if isinstance(error, OSError):
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        file = f"{show(error.filename)}: " if getattr(error, "filename", None) else ""
-        reason = getattr(error, "strerror", None) or error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        file = f"{show(error.filename)}: " if error.filename else ""
         advice = "free some disk space" if full else "fix this"
-        return f"{file}{reason}; {advice} and try again; {how_to_resume()}", 1
+        return f"{file}{error.strerror or error}; {advice}; {how_to_resume()}", 1
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-        return f"out of memory: try a smaller model or batch size; {how_to_resume()}", 1
+        advice = "try a smaller model or batch size; " if run.current else ""
+        return f"out of memory: {advice}{how_to_resume()}", 1
     if isinstance(error, UserError):
         return str(error), error.exit_status
 

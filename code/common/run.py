@@ -81,7 +81,7 @@ def read_results(folder):
         results = json.loads(path.read_text())
         results["final"], results["settings"], results["seconds"], results["seed"], results["quick"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{show(path)} is damaged: repeat the run with --fresh") from None
+        raise UserError(f"{show(path)} is damaged: delete this folder, or repeat the run with --fresh") from None
     return results
 
 
@@ -147,18 +147,19 @@ class Run:
         path, folder = self.folder / "settings.json", show(self.folder)
         finished = (self.folder / "results.json").exists()
         if finished or self.checkpoint.exists():
+            again = "delete this folder, choose another --name, or start again with --fresh"
             now = {" script": self.script, **self.settings}  # the space sorts the script before the options
             try:
                 saved = json.loads(path.read_text())
                 before = {" script": saved["script"], **saved["settings"]}
             except (OSError, ValueError, KeyError, TypeError):
-                raise UserError(f"{show(path)} is missing or damaged: start again with --fresh") from None
-            if words := difference(before, now):
-                raise UserError(f"{folder} was made with {words}: choose another --name, or start again with --fresh")
-            if not finished and saved.get("code", self.code) != self.code:
                 raise UserError(
-                    f"{folder} was begun with other code: choose another --name, or start again with --fresh"
-                )
+                    f"{show(path)} is missing or damaged: delete this folder, or start again with --fresh"
+                ) from None
+            if words := difference(before, now):
+                raise UserError(f"{folder} was made with {words}: {again}")
+            if not finished and saved.get("code", self.code) != self.code:
+                raise UserError(f"{folder} was begun with other code: {again}")
             if not finished and not self.args.resume:
                 raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
         if finished:

@@ -7,9 +7,9 @@ glyph digits; the numbers are medians. The loops are in loops.py. Our GAN is tim
 template's noise, output layer and loss ("template's nets").
 
 Milliseconds per step: `data` is the time to fetch a batch, `backward` the backward pass, `optimiser` the optimiser's
-step, zero_grad and clipping, and `forward` the rest. `% of matrix product`: GFLOP/s of training, relative to a large matrix product
-in the same number format. Spread: maximum minus minimum. "ours in float32": our loop with A3_FLOAT32=1, for comparison
-with processors without bfloat16 instructions; it is measured only where the processor has them.
+step, zero_grad and clipping, and `forward` the rest. `% of matrix product`: GFLOP/s of training, relative to a large
+matrix product in the same number format. Spread: maximum minus minimum. "ours in float32": our loop with A3_FLOAT32=1,
+for comparison with processors without bfloat16 instructions; it is measured only where the processor has them.
 """
 
 import contextlib
@@ -140,7 +140,7 @@ def compare(name, rates, images=None, repeats=REPEATS):
 
 def main(args):
     results, path = machine(), runs_folder() / "bench.json"
-    print(f"{results['processor']}, {results['threads']} threads, torch {results['torch']}")
+    print(f"{results['processor']}, {tables.plural(results['threads'], 'thread')}, torch {results['torch']}")
     rates = (f"{results[f'gflops_{kind}']:.0f} GFLOP/s in {kind}" for kind in ("float32", "bfloat16"))
     print(f"matrix products: {', '.join(rates)}")
     results["models"] = {}

@@ -142,19 +142,26 @@ def images_from(decode, z, device, times=None):
     return images
 
 
-def draws_of_seeds(entry, folder, first, args, device):
-    """The Frechet distances of the binary draws of all seeds, from the folder and metrics of the first.
+def other_seeds(entry, folder, quick):
+    """{seed: (folder, results)} of a run's other seeds; as in seeds.py, they count only if all are finished.
 
-    As in seeds.py, other seeds count only if all are finished."""
+    Raises UserError if the seeds belong to different trainings."""
+    if quick or not entry.seeds:
+        return {}
     folders = {seed: folder.with_name(entry.name_with(seed)) for seed in SEEDS[1:]}
-    others = {seed: found for seed, other in folders.items() if not args.quick and (found := seeds.read(other, seed))}
-    if len(others) < len(folders):
-        others = {}
-    seeds.different_settings([read_results(folder), *others.values()])  # refuses seeds of another training
+    found = {seed: (other, results) for seed, other in folders.items() if (results := seeds.read(other, seed))}
+    if len(found) < len(folders):
+        return {}
+    seeds.different_settings([read_results(folder), *(results for _, results in found.values())])
+    return found
+
+
+def draws_of_seeds(others, first, args, device):
+    """The Frechet distances of the binary draws of all seeds, from the metrics of the first and the other seeds."""
     values = [first["frechet"]]
-    for seed, results in others.items():
+    for seed, (folder, results) in others.items():
         images_of, noise_of = MODELS[results["script"]]
-        model = registry.module(results["script"]).load(models.model_file(folders[seed])).to(device)
+        model = registry.module(results["script"]).load(models.model_file(folder)).to(device)
         seed_epoch(seed, results["epochs"] + 1)
         images = images_from(lambda z: images_of(model, z), noise_of(model, first["images"]), device)  # noqa: B023
         classifier, (features, _), _ = reference(first["reference"], args.data_root, args.quick, device)
@@ -196,7 +203,7 @@ def evaluate(entry, folder, results, args, device):
         except UserError as error:  # these data may not be on this machine
             print(f"{entry.name}: no quality of its {what}, {error}")
     if "draws" in metrics and entry.seeds:
-        of_seeds = draws_of_seeds(entry, folder, metrics["draws"], args, device)
+        of_seeds = draws_of_seeds(other_seeds(entry, folder, args.quick), metrics["draws"], args, device)
     if has_codes and metrics.keys() & {"samples", "means"}:  # with the classifier of grey images
         classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
         steps = interpolation(decode, noise, classifier, device)
@@ -248,6 +255,8 @@ def main(args):
         raise UserError(f"no finished run of {', '.join(missing)}: first train one, for example with {command}")
     if missing:
         print(f"Skipped, not finished: {', '.join(missing)}")
+    for entry, (run, _) in found.items():
+        other_seeds(entry, run, args.quick)  # refuses seeds of different trainings before the first evaluation
     folder = runs_folder(args.quick) / "comparison"
     comparison, rows, paths = registry.read_json(folder / "comparison.json") if args.only else {}, {}, {}
     for entry, run in found.items():

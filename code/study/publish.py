@@ -2,7 +2,7 @@
 
     python code/study/publish.py            same as `make publish`
     python code/study/publish.py --table    only update the pages, from report/results
-    python code/study/publish.py --stale    list published results that were made by older code, with other settings or from other runs
+    python code/study/publish.py --stale    list published results of older code, with other settings or of other runs
 
 All checks come before the first change.
 """
@@ -330,8 +330,8 @@ def round_trips():
     for run, result in results().items():
         if registry.get(run).script == registry.FLOW:
             errors = result["final"]["round_trip"], result["final"]["round_trip_float32"]
-            rounded = read(f"{run}-analyses").get("rounded_z")
-            rows.append([registry.title(run), *("" if e is None else f"{e:.1e}" for e in (*errors, rounded))])
+            errors += (read(f"{run}-analyses").get("rounded_z"),)
+            rows.append([registry.title(run), *("" if error is None else f"{error:.1e}" for error in errors)])
     return tables.markdown(header, rows) if rows else "Not measured yet."
 
 
@@ -375,10 +375,18 @@ PAGES = {
 }
 
 
+def check_markers():
+    """Raise UserError if a page lacks a marker line of its generated text."""
+    for page, names in PAGES.items():
+        text = (ROOT / page).read_text("utf-8")
+        for name in names:
+            if text.count(BEGIN.format(name)) != 1 or text.count(END.format(name)) != 1:
+                lines = f"{BEGIN.format(name)} or {END.format(name)}"
+                raise UserError(f"{page} lacks the line {lines}: restore it from git")
+
+
 def with_generated(page, text):
     for name, make in PAGES[page].items():
-        if text.count(BEGIN.format(name)) != 1 or text.count(END.format(name)) != 1:
-            raise UserError(f"{page} lacks the line {BEGIN.format(name)} or {END.format(name)}: restore it from git")
         before, rest = text.split(BEGIN.format(name))
         text = f"{before}{BEGIN.format(name)}\n{make()}\n{END.format(name)}{rest.split(END.format(name), 1)[1]}"
     return text
@@ -401,6 +409,10 @@ def runs_to_publish():
         if result["settings"] != registry.settings(entry, *shlex.split(entry.publishing)):
             again = f"delete it, then python code/study/train.py --published {entry.name}"
             raise UserError(f"{show(folder)} has other settings than published runs: {again}")
+        if "dirty" in (result["commit"] or "dirty"):
+            raise UserError(
+                f"{show(folder)} was trained with uncommitted changes or without git: commit, train it again"
+            )
         if "machines" in result:
             raise UserError(f"{show(folder)} was resumed on another machine or with other threads: train it on one")
         if (folder / "analyses.json").exists() and not registry.is_analysed(folder):
@@ -545,8 +557,9 @@ def main(args):
         for line in found:
             print(line)
         if found:
-            raise Trouble("results are stale: repeat them with python code/study/train.py --published NAME")
+            raise Trouble("results are stale: CONTRIBUTING.md (Publish results) says how to repeat them")
         return
+    check_markers()
     if not args.table:
         runs = runs_to_publish()
         check_measured(runs)
@@ -560,7 +573,7 @@ def main(args):
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("--table", action="store_true", help="copy nothing, only update the tables")
-    parser.add_argument("--stale", action="store_true", help="copy nothing, only list results of older code")
+    parser.add_argument("--stale", action="store_true", help="copy nothing, only list stale results")
     return parser.parse_args(words)
 
 

@@ -29,8 +29,11 @@ def main(args):
         raise UserError(f"{args.name} cannot be part of a file name: make submission NAME=lastname")
     if "Example" in (ROOT / "report" / "author.tex").read_text() and not args.force:
         raise UserError("report/author.tex is still the example: enter your name and number (or add FORCE=1)")
-    if not (ROOT / "report" / "report.pdf").exists():
+    author, pdf = (ROOT / "report" / file for file in ("author.tex", "report.pdf"))
+    if not pdf.exists():
         raise UserError("report/report.pdf is missing: make report")
+    if pdf.stat().st_mtime < author.stat().st_mtime and not args.force:
+        raise UserError("report/report.pdf is older than report/author.tex: make report")
     target = ROOT / f"{name}_assignment3.zip"
     environments = {path.parent.name for path in ROOT.glob("*/pyvenv.cfg")}  # virtual environments of any name
     content = io.BytesIO()

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
+from common.digest import code_digest
 from common.files import runs_folder
 from common.run import difference, read_results
 from datasets import bmnist, loading, mnist
@@ -54,13 +55,15 @@ def share_done(folder):
         return 0.0
 
 
-def check_options(folder, results, settings, published):
-    """Refuse a finished run with other settings. How it was evaluated matters for published runs only."""
+def check_finished(folder, results, entry, more, published):
+    """Refuse a finished run with other settings. Its code and how it was evaluated matter for published runs only."""
     ignored = () if published else registry.EVALUATION
-    pair = results["settings"], settings
+    pair = results["settings"], registry.settings(entry, *more)
     compared = ({key: value for key, value in each.items() if key not in ignored} for each in pair)
     if words := difference(*compared):
         raise UserError(f"{show(folder)} was made with {words}: rename or delete this folder")
+    if published and results["code"] != code_digest(entry.script):
+        raise UserError(f"{show(folder)} was made by older code: rename or delete this folder")
 
 
 def call(command, log, advance=lambda: None):
@@ -75,6 +78,8 @@ def call(command, log, advance=lambda: None):
             child.terminate()  # not SIGINT, which children of nohup ignore
             child.wait()
             raise
+    if child.returncode < 0:
+        raise Trouble(f"{log.parent.name} was killed by signal {-child.returncode} (output: {show(log)})")
     if child.returncode:
         last = log.read_text(errors="replace").strip().splitlines()[-1:]
         raise Trouble(f"{log.parent.name} stopped: {' '.join(last)} (full output: {show(log)})")
@@ -101,17 +106,26 @@ class Progress:
         self.bar.set_postfix_str(self.left(done))
 
 
-def train(jobs, data, quick, published):
-    runs = runs_folder(quick)
-    progress, failed = Progress(sum(entry.seconds for entry, _ in jobs)), []
+def plan(jobs, data, quick, published):
+    """[(entry, seed, folder, more options, finished)]. Refuses runs of other settings before the first training."""
+    planned = []
     for entry, seed in jobs:
-        name, before = entry.name_with(seed), progress.done
-        folder = runs / data.get(entry.kind, entry.kind) / name
-        progress.done += entry.seconds
+        name = entry.name_with(seed)
+        folder = runs_folder(quick) / data.get(entry.kind, entry.kind) / name
         more = entry.publishing if published else entry.short if folder.parent.name.startswith("glyphs") else ""
         more = [*more.split(), "--name", name, "--seed", str(seed), "--resume", *["--quick"] * quick]
         if results := read_results(folder):
-            check_options(folder, results, registry.settings(entry, *more), published)
+            check_finished(folder, results, entry, more, published)
+        planned.append((entry, seed, folder, more, results is not None))
+    return planned
+
+
+def train(planned):
+    progress, failed = Progress(sum(entry.seconds for entry, *_ in planned)), []
+    for entry, seed, folder, more, finished in planned:
+        name, before = folder.name, progress.done
+        progress.done += entry.seconds
+        if finished:
             progress.skipped += entry.seconds
             tqdm.write(f"{name}: already finished")
         else:
@@ -171,7 +185,7 @@ def main(args):
     preferred = {kind: registry.DATA[kind][0] for kind in data}
     if args.published and data != preferred:
         raise UserError(f"published runs need {' and '.join(preferred.values())}: leave out --published")
-    train(jobs, data, args.quick, args.published)
+    train(plan(jobs, data, args.quick, args.published))
 
 
 def parse_args(words=None):

@@ -1,5 +1,5 @@
 // Networks as lists of layers. A value is {data, shape}; its shape is [batch, features] or [batch, row, column, channel].
-// code/study/page.py writes the layers and packs their weights. The page and its workers run this file.
+// code/study/export.py writes the layers and packs their weights. The page and its workers run this file.
 "use strict";
 
 const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";

@@ -4,7 +4,7 @@
 part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
   const model = await local("pixelcnn"), pad = $("#pixelcnn-pad"), canvas = $("canvas", pad), cell = $(".marker", pad);
   const pauseButton = $("#pixelcnn-pause"), speed = $("#pixelcnn-speed"), meter = $("#pixelcnn-meter");
-  const rate = slider(speed, () => {}, (x) => (x > 2.95 ? "fastest" : String(Math.round(10 ** x))));
+  slider(speed, () => {}, (x) => (x > 2.95 ? "fastest" : String(Math.round(10 ** x))));
   let image = new Float32Array(784), chances = new Float32Array(784), surprise = new Float32Array(784);
   let known = 0, running = false, logLikelihood = 0;
 
@@ -136,7 +136,6 @@ part("pixelcnn", ["pixelcnn"], (section) => whenNear(section, async () => {
     showPen();
   });
 
-  rate(speed.valueAsNumber);
   restart(0);
   run();
 }));
