@@ -4,9 +4,9 @@
     python code/a3_gan_template.py --sample 64   a grid of samples from the trained generator, no training
     python code/a3_gan_template.py --quick       a small run in half a minute
 
-Measured on one core of an AMD EPYC without bfloat16 instructions, torch 2.14, MNIST, seed 42: 1190 s of training. The
+Measured on one core of an AMD EPYC with bfloat16 instructions, torch 2.14, MNIST, seed 42: 671 s of training. The
 Frechet distance between 10,000 samples and the test images, in the features of a classifier trained in this project, is
-1.75. For 10,000 training images it is 0.97. The classifier assigns more than 90 % probability to one class for a share
+2.11. For 10,000 training images it is 0.97. The classifier assigns more than 90 % probability to one class for a share
 of 0.95 of the samples. The samples' coverage of the test images is 0.91.
 
 Changes to the template: see docs/gan.md. 80 epochs instead of 200 are enough, because the learning rate falls to
