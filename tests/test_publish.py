@@ -476,6 +476,7 @@ def test_published_numbers_beside_the_runs_belong_to_them():
     for run, entry in comparison.items():
         assert entry["data"] in publish.REAL
         assert entry["quick"] is False
+        assert "dirty" not in entry["commit"]
         assert (entry["parameters"], entry["training_seconds"]) == (runs[run]["parameters"], runs[run]["seconds"])
     for run, line in publish.read("seeds").items():
         assert line["data"] in publish.REAL

@@ -146,11 +146,12 @@ def headlines(found, seeds):
     others = [run for run in shown if run not in core]
     seconds = lambda runs: tables.duration(sum(found[run]["seconds"] for run in runs))
     fast = [registry.title(run) for run in shown if found[run].get("bfloat16", True)]
+    formats = f"Trained with bfloat16, which is faster: {'; '.join(fast)}.\nThe other times are for float32."
     header = ["model", "metric", "ours", "best public solution or literature", "epochs", cost]
     return f"""{tables.markdown(header, lines)}
 
 The {len(core)} runs that `make` trains took {seconds(core)} in all: {"; ".join(map(registry.title, core))}.
-{f"Trained with bfloat16, which is faster: {'; '.join(fast)}. The other times are for float32." if fast else ""}
+{formats if fast else ""}
 This command trains the other models of the table as published ({seconds(others)}):
 
     python code/study/train.py --published {" ".join(others)}"""
