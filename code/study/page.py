@@ -31,8 +31,8 @@ PARTS = ["app.js", "plane.js", "draw.js", "dimensions.js", "gan.js", "flow.js", 
 # name in the page: (run, kind, precision of the weights). Images must stay within 2 grey levels of torch's.
 MODELS = {
     "vae2": ("vae-z2", "vae", 54),
-    "vae20": ("vae-z20", "vae", 54),
-    "gan": ("gan", "gan", 134),
+    "vae20": ("vae-z20", "vae", 62),
+    "gan": ("gan", "gan", 130),
     "flow": ("nf-multiscale", "flow", 1024),
     "pixelcnn": ("pixelcnn", "pixelcnn", 48),
 }
