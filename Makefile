@@ -76,7 +76,7 @@ chromium: ## install Chromium for the tests of the page (root on Debian or Ubunt
 	  { $(APT_UPDATE); } && $(APT_INSTALL) --no-install-recommends chromium >/dev/null 2>&1; } || \
 	  { echo "Chromium is missing, so the tests of the page are skipped"; exit 1; }
 
-test: $(READY) lint ## lint and fast tests, 3 to 4 minutes
+test: $(READY) lint ## lint and fast tests, 2.5 to 4 minutes
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY) ## the slow tests
