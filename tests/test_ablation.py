@@ -94,7 +94,7 @@ def test_a_row_names_the_machine_of_its_runs_and_refuses_other_code(place):
     runs, _ = place
     run("--seconds", "60", "--seed", "42", "43", "--only", "ours")
     (row,) = json.loads((runs / "nf-ablation.json").read_text())["rows"]
-    assert [row[key] for key in (*ablation.FACTS, "commit")] == ["P", 1, "2.99", False, "c"]
+    assert [row[key] for key in (*ablation.MADE_BY, "commit")] == ["P", 1, "2.99", False, "now", "c"]
     (path,) = runs.glob("glyphs/ablation-nf-ours-60s-seed43/results.json")
     results = json.loads(path.read_text())
     path.write_text(json.dumps(results | {"threads": 2}))
@@ -122,7 +122,7 @@ def test_a_row_that_does_not_exist_is_refused(place):
         run("--seconds", "60", "--only", "narrow")
 
 
-def test_the_rows_of_the_vae_start_with_the_template_and_add_one_change_at_a_time():
+def test_the_rows_of_the_vae_start_with_a_typical_solution_and_add_one_change_at_a_time():
     rows = [changes for _, changes in ablation.ROWS["vae"][3].values()]
     assert rows[0] == ()
     assert all(more[:-1] == fewer for fewer, more in itertools.pairwise(rows))

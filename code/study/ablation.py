@@ -1,7 +1,7 @@
 """What each change is worth: variants of a model, trained for the same seconds on the same machine.
 
     python code/study/ablation.py nf --seconds 450                    all rows of the table, one seed; resumable
-    python code/study/ablation.py nf --seconds 450 --seed 42 43       two seeds
+    python code/study/ablation.py nf --seconds 450 --seed 42 43 44    three seeds
     python code/study/ablation.py nf --seconds 450 --only affine      some rows; the others keep what they have
     python code/study/ablation.py nf --seconds 60 --quick             small runs, to check that everything works
 
@@ -16,6 +16,8 @@ the table.
 The rows of the VAE begin with a typical solution (tanh, Adam at 0.001) and add one change of ours at a time. All use
 our data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They
 have no folder: repeating the command trains all rows again; `--only` trains the rows that it names.
+
+Each row names its machine, its commit and the digest of its code: that of the script, or of loops.py.
 """
 
 import sys
@@ -41,12 +43,12 @@ from study.train import call, data_at_hand
 # row: (change in words, options; None for the plain loop; a tuple for the changes of loops.VAE_CHANGES)
 ROWS = {
     "vae": ("vae-z20", None, None, {
-        "template": ("template's network and optimiser (tanh, Adam at 0.001) in our loop", ()),
+        "typical": ("typical solution: tanh, Adam at 0.001", ()),
         **{name: (words, tuple(loops.VAE_CHANGES)[: i + 1])
            for i, (name, words) in enumerate(loops.VAE_CHANGES.items())},
     }),
     "nf": ("nf", "--epochs", "--eval_images 1", {
-        "plain": ("RealNVP, plain loop of the template", None),
+        "plain": ("RealNVP, plain loop", None),
         "ours": ("RealNVP, our training", ""),
         "multiscale": ("multi-scale flow", "--arch multiscale"),
         "affine": ("multi-scale, affine couplings", "--arch multiscale --components 0"),
@@ -56,18 +58,23 @@ ROWS = {
         "shallow": ("multi-scale, half as deep", "--arch multiscale --flows 3"),
     }),
     "gan": ("gan", "--n_epochs", "", {
-        "plain": ("plain loop of the template", None),
-        "ours": ("ours", ""),
+        "plain": ("plain loop", None),
+        "ours": ("our GAN", ""),
         "codes": ("without codes in the noise", "--codes 0"),
         "noise": ("100 dimensions of normal noise", "--latent_dim 100"),
-        "waves": ("pixels in place of waves", "--waves 0"),
+        "waves": ("pixels instead of waves", "--waves 0"),
         "penalty": ("without gradient penalty", "--penalty 0"),
         "averaging": ("without averaged weights", "--averaging 0"),
     }),
 }  # fmt: skip
 
 
-FACTS = tuple(facts())  # the same for all seeds of a row
+MADE_BY = (*facts(), "code")  # the same for all seeds of a row
+
+
+def script_of(model, options):
+    """The script whose digest names the code of a row with these options."""
+    return registry.get(ROWS[model][0]).script if isinstance(options, str) else "study/loops.py"
 
 
 def train(entry, options, folder, quick):
@@ -112,12 +119,12 @@ def train_changed(changes, seed, data, quick, seconds):
 
 
 def measure(model, row, seed, args, data):
-    """{seconds, value, epochs, FACTS, commit} of one variant and seed. The plain loop counts no epochs."""
+    """{seconds, value, epochs, commit, *MADE_BY} of one variant and seed. The plain loop counts no epochs."""
     run, epochs_option, common, rows = ROWS[model]
     entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
     name = f"ablation-{model}-{row}-{args.seconds:g}s-seed{seed}"
     folder = runs_folder(args.quick) / data / name
-    here = facts() | {"commit": git_commit()}
+    here = facts() | {"commit": git_commit(), "code": code_digest(script_of(model, options))}
     if isinstance(options, tuple):
         return here | train_changed(options, seed, data, args.quick, args.seconds)
     if options is None:
@@ -131,7 +138,7 @@ def measure(model, row, seed, args, data):
     if (epochs, seed) == (1, SEEDS[0]):  # that run already is the variant
         folder = timing
     results = train(entry, f"{options} {epochs} --seed {seed}", folder, args.quick)
-    there = {key: results[key] for key in (*FACTS, "commit")}
+    there = {key: results[key] for key in (*MADE_BY, "commit")}
     return there | {"seconds": results["seconds"], "value": results["final"][metric], "epochs": results["epochs"]}
 
 
@@ -153,8 +160,8 @@ def main(args):
         for seed in seeds:
             found.append(measure(args.model, row, seed, args, data))
             print(f"{row}, seed {seed}: {found[-1]['value']:.4f} after {found[-1]['seconds']:.0f} s", flush=True)
-        about = {key: found[0][key] for key in (*FACTS, "commit")}
-        if different := [key for key in FACTS if any(each[key] != about[key] for each in found)]:
+        about = {key: found[0][key] for key in (*MADE_BY, "commit")}
+        if different := [key for key in MADE_BY if any(each[key] != about[key] for each in found)]:
             raise UserError(
                 f"the seeds of row {row} were trained with other {' and '.join(different)}: delete their folders"
             )
