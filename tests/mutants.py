@@ -171,6 +171,8 @@ GROUPS = {
     ("code/common/run.py", "test_run"): [
         ("run: peak of the schedule late", "pct_start=0.1", "pct_start=0.3"),
         ("run: the schedule changes Adam's betas", "cycle_momentum=False", "cycle_momentum=True"),
+        ("run: any setting may change", "ignored=evaluation)", "ignored=now)"),
+        ("run: evaluated again without being told", "if finished and self.args.resume and", "if finished and"),
         ("run: changed work tree not marked", '"--dirty", ', ""),
     ],
     ("code/common/run.py", "test_distributed"): [("run: every process saves", "if distributed.rank > 0:", "if False:")],
@@ -237,6 +239,7 @@ GROUPS = {
         ("publish: uncommitted changes accepted", 'if "dirty" in (result["commit"] or "dirty"):', "if False:"),
         ("publish: analyses of another run", "and not registry.is_analysed(folder):", "and False:"),
         ("publish: quick runs accepted", 'if result["quick"] or result["data"] != entry.data[0]', 'if result["data"] != entry.data[0]'),
+        ("publish: comparison of an earlier evaluation", 'entries[run]["likelihood"] = likelihood(result["final"])', "pass"),
         ("publish: seeds of another run", 'over_seeds[key]["values"][0] != final[key]', "False"),
         ("publish: full weights", "x.half() if x.is_floating_point() else x", "x"),
         ("publish: old analyses stay", "analyses.unlink(missing_ok=True)", "pass"),

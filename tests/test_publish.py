@@ -418,6 +418,34 @@ def test_a_run_of_other_settings_of_two_machines_or_of_no_commit_is_not_publishe
     assert content(place) == before
 
 
+def test_runs_of_a_plain_make_are_evaluated_like_published_ones_first(place, monkeypatch):
+    """With the importance samples of published runs; the published comparison gets the new values, too."""
+    published = json.loads((ROOT / "report" / "results" / "vae-z20.json").read_text())
+    before = {"final": {**published["final"], "test_log_likelihood": -91.5, "eval_samples": 100}}
+    folder = finished_run(place, "vae-z20", settings=published["settings"] | {"eval_samples": 100}, **before)
+    comparison_of(place, **{"vae-z20": published["seconds"]})
+    commands = []
+
+    def call(command, log, advance):
+        commands.append(command)
+        (folder / "results.json").write_text(
+            json.dumps(published | {"final": {**published["final"], "test_log_likelihood": -7.0}})
+        )
+
+    monkeypatch.setattr(files, "ROOT", place)
+    monkeypatch.setattr(publish.train, "call", call)
+    monkeypatch.setattr(publish.train.analyses, "analyse_once", lambda folder: None)
+    publish_all()
+    ((script, *options),) = commands
+    assert (script, options[:2]) == ("code/a3_vae_template.py", ["--data", "bmnist"])
+    assert options[-6:] == ["5000", "--name", "vae-z20", "--seed", "42", "--resume"]
+    read = lambda name: json.loads((place / "report" / "results" / f"{name}.json").read_text())
+    assert read("vae-z20")["settings"]["eval_samples"] == 5000
+    assert read("comparison")["vae-z20"]["likelihood"]["test_log_likelihood"] == -7.0
+    publish_all()
+    assert len(commands) == 1
+
+
 @pytest.mark.parametrize("words", [[], ["--table"]])
 def test_nothing_changes_if_a_page_lacks_the_line_where_a_table_begins(words, place):
     finished_run(place, "gan")
@@ -467,6 +495,18 @@ def test_results_of_older_code_or_with_other_settings_are_listed(place, capsys):
     with pytest.raises(Trouble, match="results are stale"):
         publish_all("--stale")
     assert "comparison.json was made from another run of nf" in capsys.readouterr().out
+
+
+def test_ablations_and_speeds_of_older_code_are_listed(place):
+    assert not any(name.startswith(("ablation", "bench", "scaling")) for name in publish.stale())
+    for name in ("nf-ablation", "bench"):
+        path = place / "report" / "results" / f"{name}.json"
+        content = json.loads(path.read_text())
+        content.get("rows", [content])[-1]["code"] = "0" * 16
+        path.write_text(json.dumps(content))
+    assert [name for name in publish.stale() if name.startswith(("ablation", "bench", "scaling"))] == [
+        "ablation, nf, shallow", "bench",
+    ]  # fmt: skip
 
 
 def test_published_numbers_beside_the_runs_belong_to_them():

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -218,6 +219,29 @@ cli.start(main, lambda: None)
     assert done.stdout == "still running\n"
     assert done.returncode == 130, done.stderr
     assert done.stderr.splitlines()[-1].endswith("run the same command again.")
+
+
+def test_a_finished_run_is_evaluated_again_with_other_importance_samples(vae, checkout):
+    """Only with --resume. It is not trained again, and everything but the estimate of log p(x) stays the same."""
+    script, folder = vae
+    before = json.loads((folder / "results.json").read_text())
+    copy = folder.with_name("evaluated-again")
+    shutil.copytree(folder, copy)
+    options_of = ["--quick", "--data", DATA[script], "--name", copy.name, *SMALLER[script][:-1]]
+    with pytest.raises(AssertionError, match="was made with eval_samples = 10, not 30"):
+        checkout.run(script, *options_of, "30")
+    assert json.loads((copy / "results.json").read_text()) == before
+    checkout.run(script, *options_of, "30", "--resume")
+    after = json.loads((copy / "results.json").read_text())
+    assert after["settings"] == json.loads((copy / "settings.json").read_text())["settings"]
+    assert after["settings"] == before["settings"] | {"eval_samples": 30}
+    assert (after["seconds"], after["curves"]) == (before["seconds"], before["curves"])
+    assert (copy / "model.pt").read_bytes() == (folder / "model.pt").read_bytes()
+    assert after["final"]["val_elbo"] == before["final"]["val_elbo"]
+    assert after["final"]["test_log_likelihood"] > before["final"]["test_log_likelihood"]
+    checkout.run(script, *options_of, "30")  # finished again
+    with pytest.raises(AssertionError, match="was made with epochs = 3, not 2"):
+        checkout.run(script, *options_of, "30", "--resume", "--epochs", "2")
 
 
 def test_two_runs_of_one_name_do_not_mix(vae, checkout):

@@ -218,6 +218,10 @@ def test_finished_runs_of_other_settings_or_code_are_refused_before_the_first_tr
         planned(published=True)
     path.write_text(json.dumps(found | {"code": train.code_digest(entry.script)}))
     assert planned(published=True)[1][-1]
+    path.write_text(
+        json.dumps(found | {"code": train.code_digest(entry.script), "settings": settings | {"eval_images": 9}})
+    )
+    assert [planned(published=published)[1][-1] for published in (False, True)] == [True, False]  # evaluated otherwise
     path.write_text(json.dumps(found | {"settings": settings | {"lr": 0.5}}))
     with pytest.raises(UserError, match=r"was made with lr = 0\.5, not .*: rename or delete this folder"):
         planned(published=False)

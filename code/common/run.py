@@ -37,6 +37,7 @@ from common.models import save_model
 from datasets.files import ROOT, UserError, show, write_atomically
 
 NOT_SETTINGS = {"data", "data_root", "name", "device", "resume", "fresh", "sample", "weights"}
+EVALUATION = {"eval_samples", "eval_images"}  # settings that do not change the trained model
 current = None  # the run in progress, for the message that says how to resume it
 
 
@@ -85,9 +86,9 @@ def read_results(folder):
     return results
 
 
-def difference(before, now):
+def difference(before, now, ignored=()):
     """The first of the settings in which two dicts differ, in words; None if they are the same."""
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted((before.keys() | now.keys()).difference(ignored)):
         if before.get(key) != now.get(key):
             return f"{key.strip()} = {before.get(key)}, not {now.get(key)}"
 
@@ -143,7 +144,8 @@ class Run:
         (self.folder / "figures").mkdir()
 
     def _check_settings(self):
-        """A run can be resumed only with its original settings and code."""
+        """A run can be resumed only with its original code and settings. With other settings of the evaluation, a
+        finished run is evaluated again."""
         path, folder = self.folder / "settings.json", show(self.folder)
         finished = (self.folder / "results.json").exists()
         if finished or self.checkpoint.exists():
@@ -156,14 +158,17 @@ class Run:
                 raise UserError(
                     f"{show(path)} is missing or damaged: delete this folder, or start again with --fresh"
                 ) from None
-            if words := difference(before, now):
+            evaluation = EVALUATION if finished and self.args.resume and self.checkpoint.exists() else ()
+            if words := difference(before, now, ignored=evaluation):
                 raise UserError(f"{folder} was made with {words}: {again}")
+            finished = finished and before == now
             if not finished and saved.get("code", self.code) != self.code:
                 raise UserError(f"{folder} was begun with other code: {again}")
             if not finished and not self.args.resume:
                 raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
         if finished:
             return
+        (self.folder / "results.json").unlink(missing_ok=True)  # with other settings of the evaluation
         settings = {"script": self.script, "data": self.data, "code": self.code, "settings": self.settings}
         write_atomically(path, json.dumps(settings, indent=1).encode())
 

@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
 from common.devices import facts, fast_bf16
+from common.digest import code_digest
 from common.files import runs_folder
 from common.run import git_commit
 from datasets.files import show
@@ -93,7 +94,7 @@ def matrix_rate(dtype, n=1024):
 
 def machine(n=1024):
     return {
-        **facts(), "commit": git_commit(), "data": "glyphs",
+        **facts(), "commit": git_commit(), "code": code_digest("study/loops.py"), "data": "glyphs",
         "gflops_float32": matrix_rate(torch.float32, n), "gflops_bfloat16": matrix_rate(torch.bfloat16, n),
     }  # fmt: skip
 

@@ -21,9 +21,10 @@ from common import cli
 from common.digest import code_digest
 from common.files import load_state, save_state
 from common.models import REAL, model_file
-from common.run import read_results
+from common.run import EVALUATION, difference, read_results
 from datasets.files import ROOT, Trouble, UserError, show, write_atomically
-from study import registry, tables
+from study import ablation, registry, tables, train
+from study.evaluate import likelihood
 
 RUNS, REPORT = ROOT / "runs", ROOT / "report"
 LARGEST_WEIGHTS = 4e6  # bytes
@@ -304,7 +305,7 @@ def variants():
     return text
 
 
-def ablation(model):
+def ablation_table(model):
     """The table of an ablation, and how it was made."""
     if not (found := read(f"{model}-ablation")):
         return "Not measured yet."
@@ -349,7 +350,7 @@ PAGES = {
         "race": lambda: race_text(read("race")) if read("race") else "",
     },
     "docs/results.md": {
-        "stale": lambda: f"Older runs and races at present: {'; '.join(stale()) or 'none'}.",
+        "stale": lambda: f"At present: {'; '.join(stale()) or 'none'}.",
         "runs": lambda: table(results()),
         "seeds": lambda: published("seeds", over_seeds),
         "quality": lambda: published("comparison", lambda found: tables.markdown(*tables.quality(found))),
@@ -365,11 +366,11 @@ PAGES = {
     "docs/beyond.md": {"autoregressive": autoregressive},
     "docs/cluster.md": {"scaling": lambda: published("scaling", scaling)},
     **{
-        f"docs/{page}.md": {"results": functools.partial(ablation, model)}
+        f"docs/{page}.md": {"results": functools.partial(ablation_table, model)}
         for page, model in (("vae", "vae"), ("gan", "gan"))
     },
     "docs/flow.md": {
-        "results": functools.partial(ablation, "nf"),
+        "results": functools.partial(ablation_table, "nf"),
         "dequantisation": dequantisation,
         "precision": round_trips,
     },
@@ -434,6 +435,18 @@ def of_other_runs(found, comparison, seeds):
         final = found[run]["final"] if run in found else {}
         if any(over_seeds[key]["values"][0] != final[key] for key in over_seeds.keys() & final.keys()):
             yield f"seeds.json was made from another run of {run}: first train its seeds (make seeds)"
+
+
+def evaluate_again():
+    """Evaluate finished runs again that were evaluated with fewer samples or images than published ones."""
+    jobs = []
+    for entry in registry.select(published=True):
+        result = read_results(RUNS / entry.data[0] / entry.name)
+        settings = registry.settings(entry, *shlex.split(entry.publishing))
+        if result and result["settings"] != settings and not difference(result["settings"], settings, EVALUATION):
+            jobs.append((entry, registry.SEEDS[0]))
+    preferred = {kind: names[0] for kind, names in registry.DATA.items()}
+    train.train(train.plan(jobs, preferred, quick=False, published=True))
 
 
 def check_measured(runs):
@@ -511,7 +524,12 @@ def publish_measured():
             continue
         results_file = REPORT / "results" / f"{name}.json"
         if name in ("comparison", "seeds"):
-            registry.write_json(results_file, merged(name))
+            entries = merged(name)
+            if name == "comparison":  # a run may have been evaluated again since
+                for run, result in results().items():
+                    if run in entries:
+                        entries[run]["likelihood"] = likelihood(result["final"])
+            registry.write_json(results_file, entries)
         else:
             shutil.copyfile(path, results_file)
         if name == "comparison":
@@ -532,13 +550,20 @@ digest = functools.cache(code_digest)
 
 
 def stale():
-    """The published runs, and pairs of the race, whose code or settings have changed since."""
+    """What was published from older code or, of the runs and the race, with other settings; one name each."""
     for run, result in results().items():
         entry = registry.get(run)
         settings = registry.settings(entry, *shlex.split(entry.publishing))
         if (result["code"], result["settings"]) != (digest(entry.script), settings):
             yield run
     yield from stale_pairs(read("race"))
+    for model in ablation.ROWS:
+        for row in read(f"{model}-ablation").get("rows", ()):
+            if row.get("code") != digest(ablation.script_of(model, row["options"])):
+                yield f"ablation, {model}, {row['name']}"
+    for name in ("bench", "bench-bfloat16", "scaling"):
+        if read(name).get("code") != digest("study/loops.py"):
+            yield name
 
 
 def stale_pairs(race):
@@ -562,6 +587,7 @@ def main(args):
         return
     check_markers()
     if not args.table:
+        evaluate_again()
         runs = runs_to_publish()
         check_measured(runs)
         for entry, folder in runs:

@@ -26,7 +26,6 @@ GROUPS = {
 }
 SEEDS = (42, 43, 44)  # the first one is that of the run itself
 DATA = {"binary": BINARY, "grey": GREY}  # kind of data: preferred data first
-EVALUATION = {"eval_samples", "eval_images"}  # settings that do not change the trained model
 BOUND, BPD = ("val_elbo", "test_elbo", "test_log_likelihood"), ("val_bpd", "test_bpd", "test_bpd_8")
 
 

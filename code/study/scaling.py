@@ -27,6 +27,7 @@ import torch
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli, distributed
 from common.devices import CPU, fast_bf16, processor
+from common.digest import code_digest
 from common.files import runs_folder
 from common.run import git_commit
 from datasets.files import Trouble, UserError, show
@@ -140,7 +141,8 @@ def measure(args):
         result["gpus"] = estimate(result["two"], {n: on_gpu(name, n) for n in (1, *GPUS)} if gpu else None)
     return {
         "processor": processor(CPU), "cores": os.cpu_count(), "torch": torch.__version__, "commit": git_commit(),
-        "data": "glyphs", "bfloat16": fast_bf16("cpu"), "starts": len(starts["one"]),
+        "code": code_digest("study/loops.py"), "data": "glyphs", "bfloat16": fast_bf16("cpu"),
+        "starts": len(starts["one"]),
         "gpus": {
             "note": "estimates, not measurements", "gpu_of_the_steps": gpu,
             "assumed_gigabytes_per_second": BANDWIDTH / 1e9, "assumed_microseconds_per_sum": 1e6 * LATENCY,

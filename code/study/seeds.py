@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from common import cli
 from common.files import runs_folder
-from common.run import read_results
+from common.run import EVALUATION, read_results
 from datasets.files import UserError, show
 from study import registry
 from study.registry import SEEDS
@@ -36,7 +36,7 @@ def different_settings(results):
         raise UserError(f"{results[0]['run']}: its seeds were trained by different versions of the code; {repeat}")
     keys = {key for r in results for key in r["settings"]}
     different = {key for key in keys if len({str(r["settings"].get(key)) for r in results}) > 1}
-    if names := different - {"seed"} - registry.EVALUATION:
+    if names := different - {"seed"} - EVALUATION:
         names = ", ".join(sorted(names))
         raise UserError(f"{results[0]['run']}: its seeds were trained with different settings ({names}); {repeat}")
     return different

@@ -26,7 +26,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from common import cli
 from common.digest import code_digest
 from common.files import runs_folder
-from common.run import difference, read_results
+from common.run import EVALUATION, difference, read_results
 from datasets import bmnist, loading, mnist
 from datasets.files import ROOT, Trouble, UserError, show
 from study import analyses, registry
@@ -55,15 +55,18 @@ def share_done(folder):
         return 0.0
 
 
-def check_finished(folder, results, entry, more, published):
-    """Refuse a finished run with other settings. Its code and how it was evaluated matter for published runs only."""
-    ignored = () if published else registry.EVALUATION
-    pair = results["settings"], registry.settings(entry, *more)
-    compared = ({key: value for key, value in each.items() if key not in ignored} for each in pair)
-    if words := difference(*compared):
+def is_complete(folder, entry, more, published):
+    """Whether a run is finished; if `published`, whether it was also evaluated like published runs.
+
+    Refuses a finished run with other settings of its training and, if `published`, of older code."""
+    if not (results := read_results(folder)):
+        return False
+    before, now = results["settings"], registry.settings(entry, *more)
+    if words := difference(before, now, EVALUATION):
         raise UserError(f"{show(folder)} was made with {words}: rename or delete this folder")
     if published and results["code"] != code_digest(entry.script):
         raise UserError(f"{show(folder)} was made by older code: rename or delete this folder")
+    return not published or before == now
 
 
 def call(command, log, advance=lambda: None):
@@ -107,25 +110,23 @@ class Progress:
 
 
 def plan(jobs, data, quick, published):
-    """[(entry, seed, folder, more options, finished)]. Refuses runs of other settings before the first training."""
+    """[(entry, seed, folder, more options, complete)]. Refuses runs of other settings before the first training."""
     planned = []
     for entry, seed in jobs:
         name = entry.name_with(seed)
         folder = runs_folder(quick) / data.get(entry.kind, entry.kind) / name
         more = entry.publishing if published else entry.short if folder.parent.name.startswith("glyphs") else ""
         more = [*more.split(), "--name", name, "--seed", str(seed), "--resume", *["--quick"] * quick]
-        if results := read_results(folder):
-            check_finished(folder, results, entry, more, published)
-        planned.append((entry, seed, folder, more, results is not None))
+        planned.append((entry, seed, folder, more, is_complete(folder, entry, more, published)))
     return planned
 
 
 def train(planned):
     progress, failed = Progress(sum(entry.seconds for entry, *_ in planned)), []
-    for entry, seed, folder, more, finished in planned:
+    for entry, seed, folder, more, complete in planned:
         name, before = folder.name, progress.done
         progress.done += entry.seconds
-        if finished:
+        if complete:
             progress.skipped += entry.seconds
             tqdm.write(f"{name}: already finished")
         else:
