@@ -207,9 +207,10 @@ GROUPS = {
     ("code/study/registry.py", "test_evaluate"): [("registry: glyphs before MNIST", "for data in entry.data:", "for data in entry.data[::-1]:")],
     ("code/study/train.py", "test_study"): [
         ("train: a failing run stops the others", "                continue\n            finally", "                break\n            finally"),
-        ("train: unfinished runs skipped", "more, results is not None))", "more, folder.exists()))"),
+        ("train: unfinished runs skipped", "more, is_complete(folder, entry, more, published)))", "more, folder.exists()))"),
         ("train: older code accepted", 'if published and results["code"] !=', 'if False and results["code"] !='),
-        ("train: finished runs with other options accepted", "if words := difference(*compared):", "if words := None:"),
+        ("train: finished runs with other options accepted", "if words := difference(before, now, EVALUATION):", "if words := None:"),
+        ("train: published runs keep their evaluation", "return not published or before == now", "return True"),
         ("train: resumed epochs count as work", "progress.skipped += entry.seconds * share_done(folder)", "pass"),
     ],
     ("code/study/seeds.py", "test_study"): [
@@ -240,6 +241,7 @@ GROUPS = {
         ("publish: analyses of another run", "and not registry.is_analysed(folder):", "and False:"),
         ("publish: quick runs accepted", 'if result["quick"] or result["data"] != entry.data[0]', 'if result["data"] != entry.data[0]'),
         ("publish: comparison of an earlier evaluation", 'entries[run]["likelihood"] = likelihood(result["final"])', "pass"),
+        ("publish: ablations of older code", 'if row.get("code") != digest(', "if False and digest("),
         ("publish: seeds of another run", 'over_seeds[key]["values"][0] != final[key]', "False"),
         ("publish: full weights", "x.half() if x.is_floating_point() else x", "x"),
         ("publish: old analyses stay", "analyses.unlink(missing_ok=True)", "pass"),

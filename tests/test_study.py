@@ -109,18 +109,22 @@ def test_one_line_in_the_registry_is_enough_for_a_new_run(made_up, monkeypatch, 
 def test_a_finished_run_with_other_options_does_not_count(made_up, monkeypatch):
     monkeypatch.setattr(train, "data_at_hand", lambda entries: {"grey": "mnist"})
     monkeypatch.setattr(analyses, "analyse_once", lambda folder: None)
-    results = json.loads((made_up / "results.json").read_text())
-    changed = {"epochs": 10, "eval_images": 5}
-    for key, value in changed.items():
-        (made_up / "results.json").write_text(json.dumps({**results, "settings": results["settings"] | {key: value}}))
-        message = f"{key} = {value}, not {results['settings'][key]}: rename or delete this folder"
-        for published in (["--published"], []):
-            if key == "eval_images" and not published:  # the model is the same
-                train.main(train.parse_args(["nf-made-up"]))
-            else:
-                monkeypatch.setitem(train.registry.DATA, "grey", ["mnist"])
-                with pytest.raises(UserError, match=message):
-                    train.main(train.parse_args(["nf-made-up", *published]))
+    monkeypatch.setitem(train.registry.DATA, "grey", ["mnist"])
+    results, called = json.loads((made_up / "results.json").read_text()), []
+    monkeypatch.setattr(train, "call", lambda command, log, advance: called.append(command))
+
+    def finished_with(**changed):
+        (made_up / "results.json").write_text(json.dumps({**results, "settings": results["settings"] | changed}))
+
+    finished_with(epochs=10)
+    for published in ([], ["--published"]):
+        with pytest.raises(UserError, match=f"epochs = 10, not {results['epochs']}: rename or delete this folder"):
+            train.main(train.parse_args(["nf-made-up", *published]))
+    finished_with(eval_images=5)  # the model is the same
+    train.main(train.parse_args(["nf-made-up"]))
+    assert not called
+    train.main(train.parse_args(["nf-made-up", "--published"]))  # published runs are evaluated again
+    assert [command[-1] for command in called] == ["--resume"]
 
 
 def test_a_resumed_run_counts_only_the_epochs_that_are_left(made_up, monkeypatch):
