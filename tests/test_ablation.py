@@ -129,12 +129,18 @@ def test_the_rows_of_the_vae_start_with_a_typical_solution_and_add_one_change_at
     assert rows[-1] == tuple(loops.VAE_CHANGES)
 
 
+def test_with_two_dimensions_one_row_lacks_one_change():
+    (_, everything), (_, without) = ablation.ROWS["vae-z2"][3].values()
+    assert everything == tuple(loops.VAE_CHANGES)
+    assert set(everything) - set(without) == {"init"}
+
+
 def test_the_vae_trains_for_the_epochs_that_fit_and_its_best_epoch_counts(monkeypatch):
     """An epoch takes 7 s; bounds are those of a made-up curve."""
     clock, made, judged = iter(range(0, 7000, 7)), [], iter([-9.0, -200.0, -120.0, -110.0, -130.0])
 
-    def changed_vae(images, epochs, changes):
-        made.append((epochs, changes))
+    def changed_vae(images, epochs, changes, z_dim):
+        made.append((epochs, changes, z_dim))
         return loops.Loop([VAE(4, 2)], images, [], lambda: None, True)
 
     split = Batches(torch.zeros(8, 784), None, "glyphs-binary", "", 4, with_labels=False)
@@ -145,9 +151,9 @@ def test_the_vae_trains_for_the_epochs_that_fit_and_its_best_epoch_counts(monkey
         ablation, "bmnist", lambda batch_size, **_: batches.append(batch_size) or (split, "validation", 0)
     )
     monkeypatch.setattr(ablation.vae, "epoch_iter", lambda model, data, _: next(judged) if data == "validation" else 0)
-    found = ablation.train_changed(("gelu",), 42, "glyphs-binary", False, 29)
+    found = ablation.train_changed(("gelu",), 2, 42, "glyphs-binary", False, 29)
     assert found == {"seconds": 28, "value": -110.0, "epochs": 4}
-    assert made == [(1, ("gelu",)), (4, ("gelu",))]
+    assert made == [(1, ("gelu",), 2), (4, ("gelu",), 2)]
     assert batches == [128]
 
 

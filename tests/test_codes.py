@@ -48,6 +48,15 @@ def test_the_probe_is_the_minimum_of_its_convex_loss():
     assert boundary == pytest.approx(math.log(3) / 2, abs=0.06)
 
 
+def test_reconstructions_are_judged_at_the_code_itself():
+    """Not at a noisy code: with log p(x|z) as the likelihood of independent pixels, averaged over the images."""
+    torch.manual_seed(4)
+    model, x = VAE(5, 2), torch.bernoulli(torch.full((3, 784), 0.3))
+    p = model.decoder(model.encoder(x)[0]).double()
+    expected = (x * p.log() + (1 - x) * (1 - p).log()).sum(1).mean()
+    assert codes.reconstruction(model, x) == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_principal_components_of_a_line_and_the_gaussian_of_codes():
     torch.manual_seed(2)
     direction = torch.nn.functional.normalize(torch.randn(784), dim=0)

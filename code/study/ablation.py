@@ -13,9 +13,10 @@ else should run on the machine. Values are those of the validation images at the
 thirteen times. Variants of the flow are evaluated on one test image only, to save time. runs/<model>-ablation.json has
 the table.
 
-The rows of the VAE begin with a typical solution (tanh, Adam at 0.001) and add one change of ours at a time. All use
-our data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They
-have no folder: repeating the command trains all rows again; `--only` trains the rows that it names.
+The rows of the VAE begin with a typical solution (tanh, Adam at 0.001) and add one change of ours, or a group of
+changes, at a time; those of `vae-z2`, with two latent dimensions, leave one change out. All use our data loader and
+number format, so they show the effect on the result, not on the speed; loops.py has the loop. They have no folder:
+repeating the command trains all rows again; `--only` trains the rows that it names.
 
 Each row names its machine, its commit and the digest of its code: that of the script, or of loops.py.
 """
@@ -39,13 +40,17 @@ from study import loops, race, registry, tables
 from study.registry import SEEDS
 from study.train import call, data_at_hand
 
+CHANGES = tuple(loops.VAE_CHANGES)
 # model: (its run in the registry, option for the number of epochs, options of all its runs, rows)
 # row: (change in words, options; None for the plain loop; a tuple for the changes of loops.VAE_CHANGES)
 ROWS = {
     "vae": ("vae-z20", None, None, {
         "typical": ("typical solution: tanh, Adam at 0.001", ()),
-        **{name: (words, tuple(loops.VAE_CHANGES)[: i + 1])
-           for i, (name, words) in enumerate(loops.VAE_CHANGES.items())},
+        **{name: (words, CHANGES[: i + 1]) for i, (name, words) in enumerate(loops.VAE_CHANGES.items())},
+    }),
+    "vae-z2": ("vae-z2", None, None, {
+        "ours": ("our VAE with D = 2", CHANGES),
+        "init": ("without wider initial weights", tuple(name for name in CHANGES if name != "init")),
     }),
     "nf": ("nf", "--epochs", "--eval_images 1", {
         "plain": ("RealNVP, plain loop", None),
@@ -95,7 +100,7 @@ def epochs_for(seconds, of_one):
     return max(1, round(seconds / of_one))
 
 
-def train_changed(changes, seed, data, quick, seconds):
+def train_changed(changes, z_dim, seed, data, quick, seconds):
     """{seconds, value, epochs} of the VAE's training with these changes. The value is that of the best epoch."""
     train, val, _ = bmnist(batch_size=256 if "cycle" in changes else 128, data=data, shift=1)
     if quick:
@@ -104,7 +109,7 @@ def train_changed(changes, seed, data, quick, seconds):
     def run(epochs):
         """The seconds of training and the validation bound after each epoch."""
         torch.manual_seed(seed)
-        loop, values, spent = loops.changed_vae(train, epochs, changes), [], 0.0
+        loop, values, spent = loops.changed_vae(train, epochs, changes, z_dim), [], 0.0
         for epoch in range(1, epochs + 1):
             seed_epoch(seed, epoch)
             start = time.perf_counter()
@@ -126,7 +131,8 @@ def measure(model, row, seed, args, data):
     folder = runs_folder(args.quick) / data / name
     here = facts() | {"commit": git_commit(), "code": code_digest(script_of(model, options))}
     if isinstance(options, tuple):
-        return here | train_changed(options, seed, data, args.quick, args.seconds)
+        z_dim = registry.settings(entry)["zdim"]
+        return here | train_changed(options, z_dim, seed, data, args.quick, args.seconds)
     if options is None:
         folder.mkdir(parents=True, exist_ok=True)
         plain = race.plain(entry, seed, data, args.quick, folder, args.seconds)

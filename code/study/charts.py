@@ -80,7 +80,9 @@ def densities(path, line, shapes, title=""):
             panel.contour(line, line, density, levels, colors=[colour], linewidths=0.7)
             for radius in radii:
                 panel.plot(*(mean + radius * std * circle).T, color=COLOURS[1], linewidth=0.9, linestyle="--")
-        axes[0].annotate("AB"[i], mean, xytext=(4, 4), textcoords="offset points", fontsize=8, color=colour)
+        z_2, z_1 = np.unravel_index(density.argmax(), density.shape)
+        at, how = (line[z_1], line[z_2]), {"ha": "center", "textcoords": "offset points", "fontsize": 8}
+        axes[0].annotate("AB"[i], at, xytext=(0, 4), color=colour, **how)
         inside = np.argwhere(density > levels[0])
         low, high = np.asarray(line)[inside.min(0)[::-1]], np.asarray(line)[inside.max(0)[::-1]]
         low, high = np.minimum(low, mean - 3 * std), np.maximum(high, mean + 3 * std)

@@ -6,7 +6,8 @@
 The labelled images are the test images. Half of them, every second one, are the examples; the other half is classified,
 by a linear probe (multinomial logistic regression) and by the five nearest neighbours. Then the halves change places.
 Pixels and principal components are the baselines. The figure shows reconstructions and samples of the autoencoder and
-of the VAE. Numbers and figure: runs/codes/.
+of the VAE with the same networks; log p(x|z) at the code of each validation image compares their reconstructions.
+Numbers and figure: runs/codes/.
 """
 
 import sys
@@ -25,7 +26,7 @@ from datasets.loading import TITLES
 from study import registry, tables
 from study.latent import fitted_gaussian
 
-NAMES = ["family-autoencoder", "vae-z2", "vae-z20", "family-beta4", "family-free0.2", "family-conv"]
+NAMES = ["family-autoencoder", "family-plain", "vae-z2", "vae-z20", "family-beta4", "family-free0.2", "family-conv"]
 SHOWN = ["family-autoencoder", "family-plain"]  # in the figure
 COMPONENTS = 20
 
@@ -95,6 +96,14 @@ def save_figure(path, named, train, test, title):
     figures.image_rows(path, rows, title)
 
 
+@torch.no_grad()
+def reconstruction(model, x):
+    """log p(x|z) in nats at the code z of each image x [N, 784], averaged over the images."""
+    return -float(
+        F.binary_cross_entropy_with_logits(model.decoder.logits(codes_of(model, x)), x, reduction="sum")
+    ) / len(x)
+
+
 def load(name, data, quick):
     """A model that was trained on this data set: of a run, or the published one."""
     entry = registry.get(name)
@@ -103,7 +112,7 @@ def load(name, data, quick):
 
 
 def main(args):
-    train, _, test = bmnist(args.data_root, data=args.data)
+    train, val, test = bmnist(args.data_root, data=args.data)
     found = {}
     for name in dict.fromkeys([*NAMES, *SHOWN]):
         try:
@@ -122,6 +131,8 @@ def main(args):
         name: {"title": registry.title(name), "dimensions": codes.shape[1], **accuracies(codes, labels)}
         for name, codes in features.items()
     }
+    for name in found.keys() & set(SHOWN):
+        results[name]["reconstruction"] = reconstruction(found[name], val.images.float())
     if shown := {registry.title(name): found[name] for name in SHOWN if name in found}:
         save_figure(folder / "codes.png", shown, train, test, TITLES[test.name])
     about = {"data": test.name, "quick": args.quick, "images": len(x), "commit": git_commit()}

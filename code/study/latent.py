@@ -156,7 +156,7 @@ def posteriors(run, title, model, val, n_images=1000):
         inside.append(mass[((points - mean[i]) / std[i]).pow(2).sum(1) < 9.21].sum())  # ellipse with 99 % of q
     order = (log_px - bound).argsort()
     chosen = order[[n_images // 2, n_images * 9 // 10]]
-    line, points, log_cell = plane(2 * side - 1, device=x.device)  # finer, for smooth contours
+    line, points, log_cell = plane(4 * side - 3, device=x.device)  # finer, for smooth contours
     fine = log_masses(model, x[chosen], points, log_cell).view(2, len(line), -1)
     shapes = [
         {"density": (fine[j] - fine[j].max()).exp().cpu(), "mean": mean[i].cpu(), "std": std[i].cpu(),

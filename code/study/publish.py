@@ -81,7 +81,7 @@ MEASURED = {
     "bench": ("bench.json", None, None),
     "scaling": ("scaling.json", None, None),
     "race": ("race.json", "race.pdf", "race.pdf"),
-    **{f"{model}-ablation": (f"{model}-ablation.json", None, None) for model in ("vae", "gan", "nf")},
+    **{f"{model}-ablation": (f"{model}-ablation.json", None, None) for model in ablation.ROWS},
     "codes": ("codes/codes.json", "codes/codes.png", "codes.png"),
 }
 
