@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
+import a3_gan_template as gan
 from a3_vae_template import VAE
-from common import files
+from common import files, models
 from common.run import settings_of
 from datasets.files import UserError
 from datasets.loading import Batches
@@ -104,6 +105,22 @@ def test_a_row_names_the_machine_of_its_runs_and_refuses_other_code(place):
         path.write_text(json.dumps(results | change))
         with pytest.raises(UserError, match="seed43 was made by other code or with other settings"):
             run("--seconds", "60", "--seed", "43", "--only", "ours")
+
+
+def test_the_figure_shows_samples_of_the_plain_loop_and_of_ours(tmp_path, monkeypatch):
+    torch.manual_seed(5)
+    plain, ours = loops.plain_gan(torch.zeros(1, 784)).nets[0].eval(), gan.Generator(3, 2, 4).eval()
+    (tmp_path / "ours").mkdir()
+    files.save_state(tmp_path / "plain.pt", {"parts": [plain.state_dict()]})
+    sizes = {"latent_dim": 3, "codes": 2, "waves": 4, "arch": "template"}
+    models.save_model(tmp_path / "ours" / "model.pt", registry.GAN, sizes, ours.state_dict())
+    shown = {}
+    monkeypatch.setattr(ablation.figures, "image_rows", lambda path, rows, title: shown.update(rows))
+    ablation.save_samples(tmp_path / "gan.png", {"plain": tmp_path, "ours": tmp_path / "ours"}, "")
+    assert list(shown) == ["plain loop", "our GAN"]
+    for net, images in zip((plain, ours), shown.values()):
+        torch.manual_seed(0)
+        torch.testing.assert_close(images, gan.draw(net, 18))
 
 
 def test_short_budgets_still_train_an_epoch():

@@ -11,7 +11,7 @@ runs/<data>/ablation-<model>-<row>-<seconds>s-seed<seed>/ for a whole number of 
 how many epochs come nearest to the given seconds, and the learning rate's schedule spans exactly these epochs. Nothing
 else should run on the machine. Values are those of the validation images at the best epoch; the plain loop is evaluated
 thirteen times. Variants of the flow are evaluated on one test image only, to save time. runs/<model>-ablation.json has
-the table.
+the table, runs/gan-ablation.png samples of each variant of the GAN.
 
 The rows of the VAE begin with a typical solution (tanh, Adam at 0.001) and add one change of ours, or a group of
 changes, at a time; those of `vae-z2`, with two latent dimensions, leave one change out. All use our data loader and
@@ -28,14 +28,16 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
+import a3_gan_template as gan
 import a3_vae_template as vae
-from common import cli
+from common import cli, figures
 from common.devices import facts
 from common.digest import code_digest
-from common.files import runs_folder
+from common.files import load_state, runs_folder
 from common.run import git_commit, read_results, seed_epoch, settings_of
 from datasets.bmnist import bmnist
 from datasets.files import UserError, show
+from datasets.loading import TITLES
 from study import loops, race, registry, tables
 from study.registry import SEEDS
 from study.train import call, data_at_hand
@@ -124,7 +126,9 @@ def train_changed(changes, z_dim, seed, data, quick, seconds):
 
 
 def measure(model, row, seed, args, data):
-    """{seconds, value, epochs, commit, *MADE_BY} of one variant and seed. The plain loop counts no epochs."""
+    """{seconds, value, epochs, commit, *MADE_BY} of one variant and seed, and its folder.
+
+    The plain loop counts no epochs; the variants of the VAE have no folder."""
     run, epochs_option, common, rows = ROWS[model]
     entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
     name = f"ablation-{model}-{row}-{args.seconds:g}s-seed{seed}"
@@ -132,12 +136,12 @@ def measure(model, row, seed, args, data):
     here = facts() | {"commit": git_commit(), "code": code_digest(script_of(model, options))}
     if isinstance(options, tuple):
         z_dim = registry.settings(entry)["zdim"]
-        return here | train_changed(options, z_dim, seed, data, args.quick, args.seconds)
+        return here | train_changed(options, z_dim, seed, data, args.quick, args.seconds), None
     if options is None:
         folder.mkdir(parents=True, exist_ok=True)
         plain = race.plain(entry, seed, data, args.quick, folder, args.seconds)
         value = min(value for _, value in plain["curve"])
-        return here | {"commit": plain["commit"], "seconds": plain["seconds"], "value": value, "epochs": None}
+        return here | {"commit": plain["commit"], "seconds": plain["seconds"], "value": value, "epochs": None}, folder
     options, timing = f"{options} {common} {epochs_option}", folder.with_name(f"ablation-{model}-{row}-timing")
     timed = train(entry, f"{options} 1 --seed {SEEDS[0]}", timing, args.quick)
     epochs = epochs_for(args.seconds, timed["seconds"])
@@ -145,7 +149,22 @@ def measure(model, row, seed, args, data):
         folder = timing
     results = train(entry, f"{options} {epochs} --seed {seed}", folder, args.quick)
     there = {key: results[key] for key in (*MADE_BY, "commit")}
-    return there | {"seconds": results["seconds"], "value": results["final"][metric], "epochs": results["epochs"]}
+    there |= {"seconds": results["seconds"], "value": results["final"][metric], "epochs": results["epochs"]}
+    return there, folder
+
+
+def save_samples(path, folders, title):
+    """Random samples of variants of the GAN after training. `folders`: {row: folder of one seed}."""
+    rows = {}
+    for row, folder in folders.items():
+        if ROWS["gan"][3][row][1] is None:
+            net = loops.plain_gan(torch.zeros(1, 784)).nets[0].eval()
+            net.load_state_dict(load_state(folder / "plain.pt")["parts"][0])
+        else:
+            net = gan.load(folder / "model.pt")
+        torch.manual_seed(0)
+        rows[ROWS["gan"][3][row][0]] = gan.draw(net, 18)
+    figures.image_rows(path, rows, title)
 
 
 def main(args):
@@ -160,12 +179,14 @@ def main(args):
     if before and (table["data"], table["seconds"]) != (data, args.seconds):
         made = f"{show(path)} was made with {table['seconds']:g} s on {table['data']}"
         raise UserError(f"{made}, not {args.seconds:g} s on {data}: delete it to start again")
-    seeds = list(dict.fromkeys(args.seed))
+    seeds, folders = list(dict.fromkeys(args.seed)), {}
     for row in args.only or rows:
         found = []
         for seed in seeds:
-            found.append(measure(args.model, row, seed, args, data))
-            print(f"{row}, seed {seed}: {found[-1]['value']:.4f} after {found[-1]['seconds']:.0f} s", flush=True)
+            result, folder = measure(args.model, row, seed, args, data)
+            folders.setdefault(row, folder)
+            found.append(result)
+            print(f"{row}, seed {seed}: {result['value']:.4f} after {result['seconds']:.0f} s", flush=True)
         about = {key: found[0][key] for key in (*MADE_BY, "commit")}
         if different := [key for key in MADE_BY if any(each[key] != about[key] for each in found)]:
             raise UserError(
@@ -177,8 +198,13 @@ def main(args):
         table = {"model": args.model, "data": data, "quick": args.quick, "metric": entry.seeds,
                  "seconds": args.seconds, "rows": [before[name] for name in rows if name in before]}  # fmt: skip
         registry.write_json(path, table)
+    files = [path]
+    if args.model == "gan":
+        files.append(path.with_suffix(".png"))
+        title = f"GAN, {TITLES[data]}: samples after {args.seconds:g} s of training"
+        save_samples(files[-1], folders, title)
     print("\n" + tables.plain(*tables.ablation(table)) + "\n")
-    print(f"Files:  {show(path)}")
+    print(f"Files:  {', '.join(map(show, files))}")
 
 
 def parse_args(words=None):

@@ -82,6 +82,7 @@ MEASURED = {
     "scaling": ("scaling.json", None, None),
     "race": ("race.json", "race.pdf", "race.pdf"),
     **{f"{model}-ablation": (f"{model}-ablation.json", None, None) for model in ablation.ROWS},
+    "gan-ablation": ("gan-ablation.json", "gan-ablation.png", "gan-ablation.png"),
     "codes": ("codes/codes.json", "codes/codes.png", "codes.png"),
 }
 
