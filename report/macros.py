@@ -52,7 +52,7 @@ FORMULAS = {
     "vae_encoder_decay": "0.3", "vae_beta2": "0.99",  # constants in a3_vae_template.py
     "code_length": "2.5",  # constant in a3_gan_template.py
     "classifier_epochs": quality.EPOCHS,
-    "grid_points": 20**2,  # of GridEncoder
+    "grid_points": 20**2, "family_decay": "0.02",  # of GridEncoder, of the optimiser in beyond/vae_family.py
 }  # fmt: skip
 
 
@@ -187,19 +187,21 @@ def ablation_table(others, models, inches):
     blocks = []
     for model in models:
         if not (found := others.get(f"{model}-ablation")):
-            blocks.append(rf"\lacks{{{model}-ablation: the table}} & \\")
+            blocks.append(rf"\lacks{{{model}-ablation: the table}} & & \\")
             continue
-        name, key = {"vae": "VAE", "gan": "GAN", "nf": "Flows"}[model], found["metric"]
-        lines = [rf"\emph{{{name}}}: {tables.UNITS[key]} & {found['seconds']:.0f} s \\ \midrule"]
+        name = {"vae": "VAE, $D=20$", "vae-z2": "VAE, $D=2$", "gan": "GAN", "nf": "Flows"}[model]
+        key = found["metric"]
+        lines = [rf"\emph{{{name}}}, {found['seconds']:.0f} s & Ep. & {tables.UNITS[key].capitalize()} \\ \midrule"]
         for row in found["rows"]:
             values = row["value"]
             one = publish.rounded(values[0], key)
             shown = plus_minus(values, key) if len(values) > 1 else rf"\ensuremath{{{one}}}"
             change = text(row["change"]).replace(r"beta\_2", r"$\beta_2$")
-            lines.append(rf"{change} & {shown} \\")
+            epochs = "--" if None in row["epochs"] else f"{statistics.mean(row['epochs']):.0f}"
+            lines.append(rf"{change} & {epochs} & {shown} \\")
         blocks.append("\n".join(lines))
     body = "\n\\midrule\n".join(blocks)
-    return wrapped("\\begin{tabular}{@{}lr@{}}\n\\toprule\n" + body + "\n\\bottomrule\n\\end{tabular}", inches)
+    return wrapped("\\begin{tabular}{@{}lrr@{}}\n\\toprule\n" + body + "\n\\bottomrule\n\\end{tabular}", inches)
 
 
 def write_tables(folder, others, variants, autoregressive):
@@ -210,8 +212,8 @@ def write_tables(folder, others, variants, autoregressive):
         "variants": variants_table(variants) if variants else r"\lacks{family: the table}",
         "autoregressive": autoregressive_table(autoregressive),
         "codes": codes_table(codes["models"]) if codes else r"\lacks{codes: the table}",
-        "ablation": ablation_table(others, ("vae",), 1.85),
-        "ablation-right": ablation_table(others, ("gan", "nf"), 1.55),
+        "ablation": ablation_table(others, ("vae", "vae-z2"), 1.75),
+        "ablation-right": ablation_table(others, ("gan", "nf"), 1.25),
     }
     for name, content in contents.items():
         (folder / f"table-{name}.tex").write_text(content + "\n", "utf-8")
