@@ -25,7 +25,7 @@ def place(tmp_path, monkeypatch):
         option = next(option for option in ("--epochs", "--n_epochs") if option in command)
         epochs = int(command[command.index(option) + 1])
         seed = int(command[command.index("--seed") + 1]) if "--seed" in command else 42
-        final = {registry.get("nf").seeds: 1.5 + seed / 1000}
+        final = {registry.get("nf").metric: 1.5 + seed / 1000}
         settings = settings_of(registry.module(registry.FLOW).parse_args(command[1:]))
         results = {"final": final, "seconds": 7.0 * epochs, "seed": seed, "quick": False, "code": "now"}
         results |= {"settings": settings, "epochs": settings["epochs"]}

@@ -652,3 +652,13 @@ def test_a_page_that_is_too_large_or_empty_is_refused(folder, tmp_path, monkeypa
     with pytest.raises(UserError, match="more than 5"):
         page.main(page.parse_args([]))
     assert not (tmp_path / "docs").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "message"),
+    [("flow", nf.Model([784], 1, 8), "only flows that were trained with --arch multiscale"),
+     ("pixelcnn", autoregressive.Model("markov", "bernoulli", 8, 2), "only PixelCNNs, no other autoregressive models")],
+)  # fmt: skip
+def test_other_models_under_the_name_of_a_run_are_refused_in_one_line(kind, model, message):
+    with pytest.raises(UserError, match=message):
+        export.describe(kind, model, EXACT)

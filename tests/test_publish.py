@@ -520,7 +520,7 @@ def test_published_numbers_beside_the_runs_belong_to_them():
         assert (entry["parameters"], entry["training_seconds"]) == (runs[run]["parameters"], runs[run]["seconds"])
     for run, line in publish.read("seeds").items():
         assert line["data"] in publish.REAL
-        assert len(line[registry.get(run).seeds]["values"]) == 3
+        assert len(line[registry.get(run).metric]["values"]) == 3
         for key in line.keys() & runs[run]["final"].keys():
             assert line[key]["values"][0] == runs[run]["final"][key]
 

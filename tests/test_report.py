@@ -96,6 +96,8 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
         (root / folder).mkdir()
         (root / folder / "large.json").write_text("{}")
     (root / "report" / "report.pdf").write_bytes(b"%PDF-1.5")
+    (root / "code" / "models").mkdir()
+    (root / "code" / "models" / "note.md").write_text("a folder of the student's own")
     private = ".env", "id_rsa", "code/notes"
     for name in private:
         (root / name).write_text("secret")
@@ -124,6 +126,7 @@ def test_the_zip_holds_code_and_report_and_nothing_else(tmp_path, monkeypatch):
     needed = "code/a3_vae_template.py code/common/run.py datasets/bmnist.py report/report.pdf Makefile"
     assert set(needed.split()) <= names
     assert not names & set(private)
+    assert "code/models/note.md" in names  # only report/models is left out
     assert not any(name.startswith(("data/", "runs/", ".git/", ".venv", "report/models")) for name in names)
     # and each script that it holds starts where there is nothing else
     program = "import sys\nsys.path.insert(0, 'code')\n"

@@ -40,7 +40,7 @@ def test_names_and_titles_are_unique_and_groups_known():
 
 MADE_UP = registry.Entry(
     "nf-made-up", "A made-up flow", registry.FLOW, "grey", "core", 10, "--flows 2", results=("val_bpd", "test_bpd"),
-    compared=True, seeds="val_bpd",
+    compared=True, metric="val_bpd",
 )  # fmt: skip
 
 
@@ -247,6 +247,15 @@ def test_the_other_runs_of_a_selection_are_trained_after_one_that_fails(tmp_path
         train.train(train.plan(jobs, {"grey": "mnist"}, quick=False, published=False))
     assert started == ["nf", "gan", "nf-short"]
     assert analysed == ["gan"]
+    started.clear()
+
+    def damaged(folder):
+        raise UserError(f"{folder.name} is damaged")
+
+    monkeypatch.setattr(analyses, "analyse_once", damaged)
+    with pytest.raises(Trouble, match=r"^gan is damaged; nf stopped: why$"):
+        train.train(train.plan([jobs[1], jobs[0]], {"grey": "mnist"}, quick=False, published=False))
+    assert started == ["gan", "nf"]
 
 
 def test_every_index_trains_one_job_of_the_printed_list(tmp_path, monkeypatch, capsys):

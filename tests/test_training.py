@@ -232,7 +232,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_numbers_and_weights(case, 
     release()
     with monkeypatch.context() as patch:
         patch.setattr(run, "code_digest", lambda script: "other")
-        with pytest.raises(UserError, match="was begun with other code"):
+        with pytest.raises(UserError, match="was started with different code"):
             case("--resume")
     release()
     checkpoint.write_bytes(good[:-100] + bytes([good[-100] ^ 4]) + good[-99:])

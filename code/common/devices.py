@@ -33,7 +33,7 @@ def choose_device(name):
             raise RuntimeError
         torch.empty(1, device=device)
         if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)  # whose name is asked for, and whose work is waited for
+            torch.cuda.set_device(device)  # its name is reported, and timing waits for it
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"--device {name}: no such device on this machine; try --device auto") from None
     return device, "chosen by --device"

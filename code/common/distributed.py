@@ -94,7 +94,7 @@ def local_rows(x):
 
 
 def global_batch(x):
-    """The whole batch, given the rows of this process. Gradients return to the processes whose rows they are."""
+    """The whole batch, given the rows of this process. Each process gets the gradient of its rows."""
     if rows is None:
         return x
     padding = [0, 0] * (x.dim() - 1) + [rows[0], rows[2] - rows[1]]

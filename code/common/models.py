@@ -35,7 +35,7 @@ def load_model(path, script, make):
 def model_file(folder):
     """The model file of a finished run."""
     if not (folder / "model.pt").exists():
-        problem = f"{show(folder)} has no model.pt, because an older version of the code made it"
+        problem = f"{show(folder)} has no model.pt"
         raise UserError(f"{problem}: repeat the run with --fresh, or delete this folder")
     return folder / "model.pt"
 

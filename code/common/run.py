@@ -163,7 +163,7 @@ class Run:
                 raise UserError(f"{folder} was made with {words}: {again}")
             finished = finished and before == now
             if not finished and saved.get("code", self.code) != self.code:
-                raise UserError(f"{folder} was begun with other code: {again}")
+                raise UserError(f"{folder} was started with different code: {again}")
             if not finished and not self.args.resume:
                 raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
         if finished:

@@ -130,7 +130,7 @@ def measure(model, row, seed, args, data):
 
     The plain loop counts no epochs; the variants of the VAE have no folder."""
     run, epochs_option, common, rows = ROWS[model]
-    entry, options, metric = registry.get(run), rows[row][1], registry.get(run).seeds
+    entry, options, metric = registry.get(run), rows[row][1], registry.get(run).metric
     name = f"ablation-{model}-{row}-{args.seconds:g}s-seed{seed}"
     folder = runs_folder(args.quick) / data / name
     here = facts() | {"commit": git_commit(), "code": code_digest(script_of(model, options))}
@@ -195,7 +195,7 @@ def main(args):
         columns = {key: [each[key] for each in found] for key in ("seconds", "value", "epochs")}
         before[row] = {"name": row, "change": rows[row][0], "options": rows[row][1], "seeds": seeds,
                        **columns, **about}  # fmt: skip
-        table = {"model": args.model, "data": data, "quick": args.quick, "metric": entry.seeds,
+        table = {"model": args.model, "data": data, "quick": args.quick, "metric": entry.metric,
                  "seconds": args.seconds, "rows": [before[name] for name in rows if name in before]}  # fmt: skip
         registry.write_json(path, table)
     files = [path]

@@ -7,7 +7,7 @@
 
 VAE: reconstructions, codes, estimates of log p(x) (Question 1.4), the latent space. GAN: classes, nearest training
 images, gradients of both losses (Question 2.4). Flow: temperatures, masks, levels, the error of a rounded z. Figures
-are saved in the run's folder, numbers in its analyses.json; the report quotes them.
+are saved in the run's folder, numbers in its analyses.json.
 """
 
 import copy

@@ -146,7 +146,7 @@ def other_seeds(entry, folder, quick):
     """{seed: (folder, results)} of a run's other seeds; as in seeds.py, they count only if all are finished.
 
     Raises UserError if the seeds belong to different trainings."""
-    if quick or not entry.seeds:
+    if quick or not entry.metric:
         return {}
     folders = {seed: folder.with_name(entry.name_with(seed)) for seed in SEEDS[1:]}
     found = {seed: (other, results) for seed, other in folders.items() if (results := seeds.read(other, seed))}
@@ -202,7 +202,7 @@ def evaluate(entry, folder, results, args, device):
             metrics[what] = judged(compared, kind, args, device)
         except UserError as error:  # these data may not be on this machine
             print(f"{entry.name}: no quality of its {what}, {error}")
-    if "draws" in metrics and entry.seeds:
+    if "draws" in metrics and entry.metric:
         of_seeds = draws_of_seeds(other_seeds(entry, folder, args.quick), metrics["draws"], args, device)
     if has_codes and metrics.keys() & {"samples", "means"}:  # with the classifier of grey images
         classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)

@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 
 from a3_vae_template import SOFTPLUS_INVERSE_OF_1
+from datasets.files import UserError
 from nets import multiscale
 
 SMALL = 20_000  # numbers in a matrix that takes so little room that it can have a finer step
@@ -116,7 +117,7 @@ def flat_list(modules):
 
 
 def layers(pack, *modules, inputs=None):
-    """The layers of modules that are applied one after the other: any of the classes below, or nn.Sequential.
+    """The layers of modules that are applied one after the other; they can be nn.Sequential.
 
     `inputs`: typical inputs of the first module, for the rounding of linear layers."""
     flat, found = list(flat_list(modules)), []
@@ -188,7 +189,7 @@ def waves(pack, module, weight, bias, inputs=None):
 def vae(pack, model, images=None):
     """`images` [N, 784]: typical inputs of the encoder."""
     if model.encoder.hidden.in_features != 784:
-        raise NotImplementedError("the page has only encoders that read the pixels")
+        raise UserError("the page has only encoders that read the pixels")
     codes = 1.3 * torch.randn(4000, model.z_dim, generator=torch.Generator().manual_seed(0))  # also far from 0
     encoder, decoder = ([net.hidden, nn.GELU(), net.out] for net in (model.encoder, model.decoder))
     parts = {"decoder": layers(pack, *decoder, inputs=codes)}
@@ -232,6 +233,8 @@ def flow_step(pack, step):
 
 def flow(pack, model):
     """The multi-scale flow."""
+    if not hasattr(model.flow, "levels"):
+        raise UserError("the page has only flows that were trained with --arch multiscale")
     levels = [[flow_step(pack, step) for step in steps] for steps in model.flow.levels]
     noise = model.noise and {"layers": coupling_net(pack, model.noise.nn), "mean": float(model.noise.mean)}
     return {"alpha": model.alpha, "levels": levels, "noise": noise}
@@ -239,6 +242,8 @@ def flow(pack, model):
 
 def pixelcnn(pack, model):
     net = model.net
+    if not hasattr(net, "first_v"):
+        raise UserError("the page has only PixelCNNs, no other autoregressive models")
     two_rows = lambda module: conv(pack, module.weight, module.bias)  # only its weight and bias are used
     one_row = lambda module: linear(pack, module.weight.permute(0, 2, 3, 1).flatten(1), module.bias)
     parts = {"first_v": two_rows(net.first_v), "v": [two_rows(module) for module in net.v]}

@@ -218,7 +218,7 @@ def gpu(found):
     """The results of runs that were trained on a GPU, beside those of the same code and settings on the CPU."""
     rows, pairs = [], {run: (result, read(run)) for run, result in found.items()}
     for run, pair in pairs.items():
-        key = registry.get(run).seeds
+        key = registry.get(run).metric
         values = [f"{rounded(each['final'][key], key)}, {tables.duration(each['seconds'])}" for each in pair]
         rows.append([registry.title(run), measure(run, key, pair[0]["final"]), *values])
     gpus, cpus = (" and ".join(dict.fromkeys(map(machine, side))) for side in zip(*pairs.values()))
@@ -240,7 +240,7 @@ def over_seeds(seeds):
     for run, line in seeds.items():
         final = read(run).get("final", {})  # also has the values of real images
         about = [registry.title(run), ", ".join(map(str, line["seeds"]))]
-        for key in dict.fromkeys([registry.get(run).seeds, *registry.get(run).results]):
+        for key in dict.fromkeys([registry.get(run).metric, *registry.get(run).results]):
             if key in line:
                 rows.append([about[0], measure(run, key, final), mean_and_deviation(line, key), about[1]])
                 about = ["", ""]

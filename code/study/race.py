@@ -141,7 +141,7 @@ def ours(entry, seed, data, quick, folder):
         call(entry.command(*more, data=data), folder / "log.txt")
     results = read_results(folder)
     seconds = itertools.accumulate(results["epoch_seconds"])
-    curve = [[x, y] for x, y in zip(seconds, results["curves"][entry.seeds]) if y is not None]
+    curve = [[x, y] for x, y in zip(seconds, results["curves"][entry.metric]) if y is not None]
     return {"seconds": results["seconds"], "curve": curve}
 
 
@@ -163,7 +163,7 @@ def plain(entry, seed, data, quick, folder, budget):
     def save():
         states = [part.state_dict() for part in parts]
         save_state(path, {"made": made, "commit": commit, "parts": states, "curve": curve})
-        print(f"{curve[-1][0]:9.1f} s  {curve[-1][1]:.4g} {tables.UNITS[entry.seeds]}", flush=True)
+        print(f"{curve[-1][0]:9.1f} s  {curve[-1][1]:.4g} {tables.UNITS[entry.metric]}", flush=True)
 
     train_plain(loop, budget, curve, judge, save)
     return {"seconds": curve[-1][0], "curve": curve, "commit": commit}
@@ -205,7 +205,7 @@ def seconds_to(curve, target, higher):
 
 def summary(name, pairs, quick):
     """Means over seeds. Seconds to the target are None if a seed does not reach it."""
-    metric, data = registry.get(name).seeds, next(iter(pairs.values()))["data"]
+    metric, data = registry.get(name).metric, next(iter(pairs.values()))["data"]
     curves = {side: [pair[side]["curve"] for pair in pairs.values()] for side in ("ours", "plain")}
     last = {side: [curve[-1][1] for curve in lines] for side, lines in curves.items()}
     targets = [TARGETS[name]] * len(pairs) if name in TARGETS else last["plain"]

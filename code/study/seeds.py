@@ -69,7 +69,7 @@ def main(args):
     path = runs_folder() / "seeds.json"
     before, table = registry.read_json(path), {}
     for entry in registry.RUNS:
-        if not entry.seeds:
+        if not entry.metric:
             continue
         for data in entry.data:
             folders = {seed: runs_folder() / data / entry.name_with(seed) for seed in SEEDS}

@@ -153,7 +153,7 @@ def variants(results):
 
 
 def autoregressive(results):
-    """One row per autoregressive model. Log p(x) of binary images and bits of 8-bit images stand in one column."""
+    """One row per autoregressive model. Log p(x) of binary images and bits of 8-bit images share a column."""
     cost, times = training(results)
     header = ["model", "parameters", "context", "test", cost, "samples a second", "without cache"]
     rows = []

@@ -147,7 +147,10 @@ def train(planned):
             seconds = time.monotonic() - started
             tqdm.write(f"{name}: done in {seconds:.0f} s, {progress.left(progress.done)}; {show(folder)}/")
         if seed == SEEDS[0]:
-            analyses.analyse_once(folder)
+            try:
+                analyses.analyse_once(folder)
+            except UserError as error:  # a damaged model file, for example
+                failed.append(str(error))
     progress.bar.close()
     if failed:
         raise Trouble("; ".join(failed))
@@ -165,11 +168,11 @@ def main(args):
         return show_list()
     entries = [registry.get(name) for name in args.runs]
     for group in args.group:
-        entries += registry.RUNS if group == "all" else registry.select(group=group)
+        entries += registry.select(group=group)
     if args.seeds:
         if args.seed or entries:
             raise UserError("--seeds chooses the runs and their seeds: leave out RUN, --group and --seed")
-        entries = [entry for entry in registry.RUNS if entry.seeds]
+        entries = [entry for entry in registry.RUNS if entry.metric]
     entries = list(dict.fromkeys(entries))
     if not entries:
         raise UserError("no run or group given; list them with python code/study/train.py --list")
@@ -192,7 +195,7 @@ def main(args):
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="names of runs")
-    parser.add_argument("--group", nargs="+", choices=[*registry.GROUPS, "all"], default=[], help="all runs of a group")
+    parser.add_argument("--group", nargs="+", choices=list(registry.GROUPS), default=[], help="all runs of a group")
     seed = cli.number(int, 0, 2**31)
     parser.add_argument("--seed", nargs="+", type=seed, help=f"train each run with each seed (default: {SEEDS[0]})")
     parser.add_argument("--seeds", action="store_true", help="all seeds of the runs that have three seeds")
