@@ -41,7 +41,7 @@ from study.registry import SEEDS
 
 LABELLED = {"bmnist": "mnist-binarised"}  # data without labels: another binarisation of the same digits, with labels
 ENDS, STEPS = (3, 8), 11  # interpolation: first and last digit, number of images
-SHOWN = 18  # samples per row
+SHOWN = 16  # samples per row
 BITS_PER_NAT = 1 / (784 * math.log(2))  # nats per image -> bits per pixel
 
 
