@@ -180,7 +180,7 @@ GROUPS = {
         ("models: published weights first", 'paths.append(PUBLISHED / f"{name}.pt")', 'paths.insert(0, PUBLISHED / f"{name}.pt")'),
         ("models: worst data first", "for data in data_names]", "for data in reversed(data_names)]"),
         ("models: --sample ignores --data", 'data_names if args.data == "auto" else [args.data]', "data_names"),
-        ("models: published weights for any data", 'published = args.data in ("auto", *REAL)', "published = True"),
+        ("models: published weights for any data", 'published=args.data in ("auto", *REAL)', "published=True"),
         ("models: published weights always accepted", 'if published:', 'if True:'),
     ],
     ("datasets/files.py", "test_run"): [("files: checksum ignored", "if hashlib.sha256(data[:-32]).digest() != data[-32:]", "if not data")],

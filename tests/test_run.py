@@ -266,7 +266,7 @@ WRONG = {
     "vae": [
         "--epochs -1", "--epochs x", "--zdim 0", "--lr 0", "--lr nan", "--lr inf", "--data cifar",
         "--device abacus", "--name ../up", "--seed -5", "--no-such-option", "--batch_size 0",
-        "--data-root /no/such/folder", "--sample 4", "--resume --fresh",
+        "--data-root /no/such/folder", "--data-root ~nobody-of-this-name", "--sample 4", "--resume --fresh",
     ],
     "gan": ["--latent_dim 0", "--batch_size 1", "--save_interval 0", "--sample 401", "--sample 4 --weights /none"],
     "nf": ["--alpha 0.5", "--alpha 0", "--flows 0", "--sample 4", "--arch glow", "--sample 4 --weights /none"],

@@ -1,8 +1,7 @@
-"""A flow in two dimensions: affine couplings fitted to moons, rings, a checkerboard, letters or a picture.
+"""A flow in two dimensions: affine couplings fitted to moons, rings, a checkerboard or letters.
 
-    python code/beyond/flow_2d.py                      two moons; --target rings, checkerboard, letters
-    python code/beyond/flow_2d.py --image letter.png   the dark parts of a picture
-    python code/beyond/flow_2d.py --quick              a small run
+    python code/beyond/flow_2d.py            two moons; --target rings, checkerboard, letters
+    python code/beyond/flow_2d.py --quick    a small run
 
 The couplings are those of a3_nf_template.py; between them, the two axes are swapped. In two dimensions, quadrature can
 check everything: the integral of the density and the KL divergence from the target.
@@ -15,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn as nn
-from PIL import Image
 
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]  # code/, and where `datasets` lies
 from a3_nf_template import Coupling, log_prior
 from common import cli, figures, models
 from common.run import Run, one_cycle, require_finite
-from datasets.files import UserError, show
+from datasets.files import show
 
 STEPS = 250  # training steps per epoch
 REACH = 4.0  # figures show -4..4 on both axes
+FARTHEST = 30.0  # limits the square for the integral of the density: more points do not fit into memory
 plt = figures.plt
 
 
@@ -106,7 +105,7 @@ class Rings:
 
 
 class Mosaic:
-    """A piecewise constant density on equal squares: a checkerboard, or the pixels of a picture."""
+    """A piecewise constant density on equal squares: a checkerboard, or the pixels of letters."""
 
     def __init__(self, weights, side):
         """`weights` [rows, columns], first row at the top; `side`: length of a square's side."""
@@ -128,23 +127,8 @@ class Mosaic:
         return torch.log(p) - 2 * math.log(self.side)
 
 
-def picture(path, largest=64):
-    """A density proportional to the darkness of a picture, reduced to at most 64 x 64 pixels."""
-    try:
-        with Image.open(path) as image:
-            image.thumbnail((largest, largest))
-            darkness = 255 - torch.from_numpy(np.array(image.convert("L"))).float()
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        why = getattr(error, "strerror", None) or "Pillow cannot read this picture"
-        raise UserError(f"--image {path}: {why}") from None
-    darkness[darkness < 64] = 0  # a photographed background is rarely pure white
-    if darkness.sum() == 0:
-        raise UserError(f"--image {path}: the picture has no dark parts")
-    return Mosaic(darkness, 6.0 / max(darkness.shape))
-
-
 def letters(text="A3"):
-    """Like `picture`, for a text in the font of the figures."""
+    """A density proportional to the darkness of a text in the font of the figures."""
     figure = plt.figure(figsize=(0.64, 0.64), dpi=100)
     figure.text(0.5, 0.5, text, size=30, weight="bold", ha="center", va="center_baseline")
     figure.canvas.draw()
@@ -251,14 +235,9 @@ def load(path):
     return models.load_model(path, f"beyond/{Path(__file__).name}", Flow)
 
 
-def target_name(args):
-    return "picture" if args.image else args.target
-
-
 def save_points(args):
     """--sample N: a figure with N points from a trained flow, without training."""
-    name = args.name or f"flow-{target_name(args)}"
-    path = Path(args.weights) if args.weights else models.find_model(name, [*TARGETS, "picture"], args.quick)
+    path = models.weights_for(args, default_name(args), [args.target])
     torch.manual_seed(args.seed)
     figure, axis = plt.subplots(figsize=(2.6, 2.6))
     draw_points(axis, load(path).sample(args.sample))
@@ -267,16 +246,19 @@ def save_points(args):
     print(f"{args.sample} samples: {show(figure_path)}")
 
 
+def default_name(args):
+    return f"flow-{args.target}"
+
+
 def title(args):
-    return f"Flow in the plane, {target_name(args)}"
+    return f"Flow in the plane, {args.target}"
 
 
 def main(args):
     if args.sample:
         return save_points(args)
-    name = target_name(args)
-    target = picture(args.image) if args.image else TARGETS[args.target]()
-    run = Run(args, __file__, f"flow-{name}", name, args.epochs)
+    target = TARGETS[args.target]()
+    run = Run(args, __file__, default_name(args), args.target, args.epochs)
     if run.finished:
         return
     torch.manual_seed(args.seed)
@@ -299,7 +281,9 @@ def main(args):
     lines, xlabel = {"KL(target || flow)": run.column("kl")}, f"epoch ({STEPS} steps)"
     path = run.figure("divergence.pdf")
     figures.curves(path, run.column("epoch"), lines, xlabel, "nats", title=title(args), log=True)
-    reach = max(6.0, 1.1 * float(model.sample(100_000).abs().max()))  # flows for rings map some points far out
+    run.seed(args.epochs + 1)
+    farthest = float(model.sample(100_000).abs().max())  # flows for rings map some points far out
+    reach = min(max(6.0, 1.1 * farthest), FARTHEST)
     mass = integral(model, int(200 * reach), reach)
     print(f"Check:  the density integrates to {mass:.5f}")
     save_densities(run.figure("densities.pdf"), model, target, title(args))
@@ -312,7 +296,6 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     group = parser.add_argument_group("target")
     group.add_argument("--target", choices=list(TARGETS), default="moons", help="distribution to fit")
-    group.add_argument("--image", metavar="FILE", help="fit the dark parts of this picture instead")
     group = parser.add_argument_group("model and training")
     group.add_argument("--epochs", type=number(int, 1), default=12, help=f"epochs of {STEPS} steps")
     group.add_argument("--layers", type=number(int, 1, 100), default=10, help="number of couplings")

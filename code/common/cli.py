@@ -78,6 +78,14 @@ def number(kind, low=None, high=None, above=None, below=None):
     return convert
 
 
+def folder(text):
+    """An argparse type: the path of a folder, which may begin with ~."""
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text}: there is no such user") from None
+
+
 def add_with_defaults(add, defaults, name, text, **kind):
     """Add an option whose default depends on another one. `defaults`: {value of the other one: {option: default}}."""
     values = ", ".join(f"{choice} {options[name]}" for choice, options in defaults.items())
@@ -105,7 +113,8 @@ def run_options(parser, data_names=()):
         group, choices = parser.add_argument_group("data"), ["auto", *data_names]
         text = f"dataset: {', '.join(choices)}; auto: the first one available"
         group.add_argument("--data", default="auto", choices=choices, metavar="NAME", help=text)
-        group.add_argument("--data_root", metavar="FOLDER", help="folder with the data files (or set A3_DATA)")
+        text = "folder with the data files (or set A3_DATA)"
+        group.add_argument("--data_root", type=folder, metavar="FOLDER", help=text)
     group = parser.add_argument_group("run")
     group.add_argument("--name", help="name of the run's folder (default: depends on the model)")
     group.add_argument("--seed", type=number(int, 0, 2**31), default=42, help="random seed")

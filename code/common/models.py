@@ -60,13 +60,20 @@ def picture_path(path, n):
     return runs_folder() / f"{path.stem}-samples-{n}.png"
 
 
+def weights_for(args, name, data_names, published=True):
+    """The model file for --sample: --weights, or that of a run, or the published one with a notice."""
+    if args.weights:
+        return Path(args.weights)
+    path = find_model(args.name or name, data_names, args.quick, published)
+    if path.parent == PUBLISHED:
+        print(f"There is no run of this name, so the published weights {show(path)} are used")
+    return path
+
+
 def draw_samples(args, name, data_names, load, draw):
     """--sample N: save a grid of samples from a trained model. `draw(model, n)` returns n images in 0..1."""
     names = data_names if args.data == "auto" else [args.data]
-    published = args.data in ("auto", *REAL)
-    path = Path(args.weights) if args.weights else find_model(args.name or name, names, args.quick, published)
-    if not args.weights and path.parent == PUBLISHED:
-        print(f"There is no run of this name, so the published weights {show(path)} are used")
+    path = weights_for(args, name, names, published=args.data in ("auto", *REAL))
     model = load(path)
     torch.manual_seed(args.seed)
     target = picture_path(path, args.sample)

@@ -199,7 +199,7 @@ def refuse_others(script):
         raise UserError(f"there is no analysis for {script}, only for {', '.join(ANALYSES)}")
 
 
-def analyse(folder, data_root=None, precise=False):
+def analyse(folder, precise=False):
     """Make the figures and analyses.json of a finished run.
 
     `precise`: for a flow or a variant of the VAE, also test results with more samples, which take minutes. A later
@@ -207,7 +207,7 @@ def analyse(folder, data_root=None, precise=False):
     run = Finished(folder)
     refuse_others(run.results["script"])
     model = registry.module(run.results["script"]).load(models.model_file(folder)).to(run.device)
-    splits = (bmnist if run.data in BINARY else mnist)(data_root, data=run.data, download=False)
+    splits = (bmnist if run.data in BINARY else mnist)(data=run.data, download=False)
     if run.data in GREY and run.results["script"] == registry.FAMILY:
         splits = [split.as_means() for split in splits]
     train, val, test = splits
@@ -239,7 +239,7 @@ def main(args):
     runs = runs_folder(args.quick)
     for data in (*BINARY, *GREY):
         if (runs / data / args.run / "results.json").exists():
-            return analyse(runs / data / args.run, args.data_root, args.precise)
+            return analyse(runs / data / args.run, args.precise)
     entry = registry.get(args.run)
     refuse_others(entry.script)
     command = f"python code/study/train.py {entry.name}" + " --quick" * args.quick
@@ -252,7 +252,6 @@ def parse_args(words=None):
     parser.add_argument("--quick", action="store_true", help="the quick run of this name")
     text = "flows and variants of the VAE: also test results with up to 64 or 5,000 samples; takes minutes"
     parser.add_argument("--precise", action="store_true", help=text)
-    parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     return parser.parse_args(words)
 
 

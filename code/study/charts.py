@@ -41,7 +41,7 @@ def race(path, panels):
 
 
 def scatter(path, points, labels, title="", xlabel="", ylabel="", limits=None):
-    """Points in the plane, coloured by class 0..9. Each number is placed where its class is dense and others are rare."""
+    """Points in the plane, coloured by class. Each number is placed where its class is dense and others are rare."""
     figure, axes = plt.subplots(figsize=(1.5, 1.65), layout="constrained")
     points, labels = np.asarray(points), np.asarray(labels)
     shown = np.random.default_rng(0).permutation(len(points))  # in random order, so that no class covers another

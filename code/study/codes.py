@@ -20,7 +20,7 @@ sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 from common import cli, figures, models
 from common.files import runs_folder
 from common.run import git_commit
-from datasets.bmnist import BINARY, bmnist
+from datasets.bmnist import bmnist
 from datasets.files import UserError, show
 from datasets.loading import TITLES
 from study import registry, tables
@@ -112,7 +112,7 @@ def load(name, data, quick):
 
 
 def main(args):
-    train, val, test = bmnist(args.data_root, data=args.data)
+    train, val, test = bmnist()
     found = {}
     for name in dict.fromkeys([*NAMES, *SHOWN]):
         try:
@@ -144,8 +144,6 @@ def main(args):
 def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("--quick", action="store_true", help="codes of quick runs")
-    parser.add_argument("--data", choices=["auto", *BINARY], default="auto", help="dataset of the labelled images")
-    parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     return parser.parse_args(words)
 
 

@@ -65,10 +65,10 @@ MODELS = {
 
 
 @functools.cache
-def reference(data, data_root, quick, device):
+def reference(data, quick, device):
     """What samples are compared with: (classifier, (features, radii) of test images, metrics of training images)."""
     binary = data in BINARY
-    load = functools.partial(bmnist if binary else mnist, data_root, download=False)
+    load = functools.partial(bmnist if binary else mnist, download=False)
     train, _, test = load(data=data)
     name = LABELLED.get(data, data)
     classifier = quality.load_classifier(name, device, lambda: load(data=name))
@@ -90,7 +90,7 @@ def binary_of(data):
 
 def judged(images, data, args, device):
     """All sample-quality metrics for images in 0..1, with `data` as reference."""
-    classifier, against, of_training_images = reference(data, args.data_root, args.quick, device)
+    classifier, against, of_training_images = reference(data, args.quick, device)
     metrics = quality.beside_real(quality.sample_metrics(classifier, images, *against), of_training_images)
     name = LABELLED.get(data, data)
     about = {"classifier": quality.origin(name), "classifier_accuracy": accuracy_of(name)}
@@ -164,7 +164,7 @@ def draws_of_seeds(others, first, args, device):
         model = registry.module(results["script"]).load(models.model_file(folder)).to(device)
         seed_epoch(seed, results["epochs"] + 1)
         images = images_from(lambda z: images_of(model, z), noise_of(model, first["images"]), device)  # noqa: B023
-        classifier, (features, _), _ = reference(first["reference"], args.data_root, args.quick, device)
+        classifier, (features, _), _ = reference(first["reference"], args.quick, device)
         values.append(quality.frechet(quality.classify(classifier, torch.bernoulli(images))[0], features))
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {"frechet": {"values": values, "mean": statistics.mean(values), "deviation": deviation}}
@@ -205,7 +205,7 @@ def evaluate(entry, folder, results, args, device):
     if "draws" in metrics and entry.metric:
         of_seeds = draws_of_seeds(other_seeds(entry, folder, args.quick), metrics["draws"], args, device)
     if has_codes and metrics.keys() & {"samples", "means"}:  # with the classifier of grey images
-        classifier, *_ = reference(grey_of(data), args.data_root, args.quick, device)
+        classifier, *_ = reference(grey_of(data), args.quick, device)
         steps = interpolation(decode, noise, classifier, device)
     seconds = statistics.median(times)
     threads = tables.plural(results["threads"], "thread")
@@ -277,7 +277,6 @@ def parse_args(words=None):
     parser = cli.Parser(__doc__, __file__)
     parser.add_argument("--quick", action="store_true", help="compare quick runs, on fewer images")
     parser.add_argument("--only", nargs="+", metavar="RUN", help="evaluate these runs only, keep other entries")
-    parser.add_argument("--data_root", metavar="FOLDER", help="where the data files are (or set A3_DATA)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     return parser.parse_args(words)
 
