@@ -87,10 +87,10 @@ def likelihood(comparison):
 
 def cost(comparison):
     """Size, training time and sampling speed."""
-    header = ["model", "parameters", "training, s", "seconds per 1000 samples", "samples per second"]
+    header = ["model", "parameters", "training, s", "samples per second"]
     rows = [
         [registry.title(run), f"{entry['parameters']:,}", number(entry["training_seconds"], 0),
-         number(entry["seconds_per_1000_samples"], 3), number(entry["samples_per_second"], 0)]
+         number(entry["samples_per_second"], 0)]
         for run, entry in comparison.items()
     ]  # fmt: skip
     return header, rows
@@ -138,17 +138,13 @@ def note(comparison):
 
 def variants(results):
     """One row per variant of the VAE: the bound and its terms on validation images, log p(x) on test images."""
-    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active units", "test log p(x)", "images tested",
-              "importance samples", "training, s"]  # fmt: skip
+    header = ["variant", "epochs", "bound", "reconstruction", "KL", "active units", "test log p(x)", "training, s"]
     rows = []
     for run, result in results.items():
         final = result["final"]
         terms = (number(final[key]) for key in ("val_elbo", "val_reconstruction", "val_kl"))
-        images = (f"{final[key]:,}" for key in ("eval_images", "eval_samples"))
-        if final["test_log_likelihood"] is None:
-            images = "", ""
         rows.append([registry.title(run), str(result["epochs"]), *terms, str(final["active_units"]),
-                     number(final["test_log_likelihood"]), *images, number(result["seconds"], 0)])  # fmt: skip
+                     number(final["test_log_likelihood"]), number(result["seconds"], 0)])  # fmt: skip
     return header, rows
 
 

@@ -160,7 +160,7 @@ def show_list():
     for group, text in registry.GROUPS.items():
         print(f"\n{group}: {text}")
         for entry in registry.select(group=group):
-            print(f"  {entry.name:24}{entry.title:50}python {' '.join(entry.command())}")
+            print(f"  {entry.name:24}{entry.title:52}python {' '.join(entry.command())}")
 
 
 def main(args):
