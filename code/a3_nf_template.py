@@ -1,4 +1,4 @@
-"""RealNVP flow on MNIST (Dinh et al. 2017, arXiv:1605.08803) with affine coupling layers and a checkerboard mask.
+"""Fully connected RealNVP flow on MNIST (Dinh et al. 2017, arXiv:1605.08803): affine couplings, checkerboard mask.
 
     python code/a3_nf_template.py                                train for 40 epochs
     python code/a3_nf_template.py --epochs 10 --name nf-short    a short run
@@ -8,12 +8,13 @@
 
 Measured on one core of an AMD EPYC with bfloat16 instructions, torch 2.14, MNIST, seed 42: 697 s of training. The
 validation result falls below 1.85 bits per dimension after 67 s and is 1.57 at the end. The test result is 1.56 with
-one dequantisation sample per image and 1.52 with eight. --arch multiscale: 1.05 and 1.04 after 902 s.
---arch multiscale --mix conv1x1 --hidden 64 --flows 8 --epochs 36: 1.01 and 1.00 after 11699 s. The test split is
-evaluated once, after training.
+one dequantisation sample per image and 1.52 with eight. The same two numbers of --arch multiscale: 1.05 and 1.04 after
+902 s; of --arch multiscale --mix conv1x1 --hidden 64 --flows 8 --epochs 36: 1.01 and 1.00 after 11699 s. The test split
+is evaluated once, after training.
 
-Changes to the template: 512 hidden units instead of 1024, SiLU, a one-cycle learning rate with a peak of 0.001, and a
-larger alpha in the logit transform. docs/flow.md explains them.
+Changes to the template: half-size networks with 512 hidden units and SiLU, AdamW with a one-cycle learning rate with a
+peak of 0.001, images shifted by up to one pixel, gradients clipped after the backward pass, and a larger alpha in the
+logit transform. docs/flow.md explains them.
 """
 
 import copy
@@ -66,8 +67,8 @@ def get_mask():
 class Coupling(nn.Module):
     """Affine coupling layer: keeps the elements where the mask is 1; they determine scale and shift of the others.
 
-    The network reads only the kept elements and has outputs only for the changed ones. Multiplying with the mask would
-    give the same function, but compute with zero inputs and discarded outputs."""
+    The network reads only the kept elements and has outputs only for the changed ones. Multiplication by the
+    mask would give the same function, but it would compute with zeros and unused outputs."""
 
     def __init__(self, c_in, mask, n_hidden=1024):
         super().__init__()
@@ -88,11 +89,15 @@ class Coupling(nn.Module):
         return z.index_copy(1, self.changed, changed), ldj
 
     def transform(self, kept, changed, ldj, reverse=False):
-        """The new values of the changed elements. The Jacobian is triangular, with exp(log_scale) on the diagonal."""
-        # the network computes in the type of its weights, the rest in that of z, at least float32: see worst_round_trip
+        """The new values changed * exp(s) + t of the changed elements, [B, changed], and ldj [B].
+
+        s (log_scale) and t (shift) depend on the kept elements [B, kept]. The Jacobian is triangular; its diagonal is 1
+        for kept and exp(s) for changed elements, so log |det| is the sum of s."""
+        # The kept values go to the network in the type of its weights (autocast may compute in bfloat16). Everything
+        # else has the type of z, but at least float32: see worst_round_trip.
         parameters = self.nn(kept.to(self.nn[0].weight.dtype)).to(torch.promote_types(kept.dtype, torch.float32))
         log_scale, shift = parameters.chunk(2, dim=1)  # each [B, number of changed elements]
-        log_scale = torch.tanh(log_scale)
+        log_scale = torch.tanh(log_scale)  # in -1..1: each scale is between 1/e and e
         if reverse:
             return (changed - shift) * torch.exp(-log_scale), ldj - log_scale.sum(1)
         return changed * torch.exp(log_scale) + shift, ldj + log_scale.sum(1)
@@ -121,7 +126,10 @@ class Flow(nn.Module):
 
 
 class Model(nn.Module):
-    """Dequantisation, logit and flow: log p(x) of images with integers 0..255, and samples."""
+    """Dequantisation, logit and flow: log p(x) of images with integers 0..255, and samples.
+
+    `shape` is [784]. The defaults are those of the course's template where it has them; the script uses DEFAULTS. `mix`
+    and `components` are options of multiscale.Flow."""
 
     def __init__(
         self, shape, n_flows=4, n_hidden=512, alpha=1e-5, arch="template", mix="permute", dequantize="uniform",
@@ -140,7 +148,7 @@ class Model(nn.Module):
     def logit_normalize(self, z, logdet, reverse=False):
         """Map z [B, 784] from [0, 256] to the real line: y = alpha / 2 + (1 - alpha) z / 256, then logit(y).
 
-        logdet [B] is updated. `reverse` inverts it."""
+        alpha keeps y away from 0 and 1, where the logit is infinite. logdet [B] is updated. `reverse` inverts it."""
         linear = z.shape[1] * (math.log(1 - self.alpha) - math.log(256))  # log-determinant of z -> y
         if not reverse:
             y = self.alpha / 2 + (1 - self.alpha) * z / 256
@@ -161,7 +169,9 @@ class Model(nn.Module):
         return self.flow(*self.logit_normalize(z, ldj))
 
     def forward(self, input):
-        """log p(x) [B] in nats for pixel values in [0, 256], from one dequantisation sample per image."""
+        """log p(x) [B] in nats of images [B, 784] with integers 0..255, from one dequantisation sample per image.
+
+        The density is that of the image with noise, whose values are in [0, 256]: its unit is one grey level."""
         z, ldj = self.encode(input)
         return log_prior(z).sum(1) + ldj
 
@@ -175,7 +185,7 @@ class Model(nn.Module):
     @torch.no_grad()
     def sample(self, n_samples):
         device = next(self.parameters()).device
-        with autocast(device):  # as in training; only the exact inverse of an image needs float32
+        with autocast(device):  # as in training; only to encode and decode the same image, float32 is more exact
             return self.decode(sample_prior((n_samples, *self.flow.z_shape)).to(device))
 
 
@@ -185,9 +195,10 @@ def bits_per_dim(log_px, dimensions=784):
 
 
 def epoch_iter(model, data, optimizer, schedule=None):
-    """One pass over `data`, which updates a model in training mode. Returns the average bits per dimension.
+    """One pass over `data`. If the model is in training mode, it is updated. Returns the average bits per dimension.
 
-    Evaluation uses bfloat16, as training does: a coupling layer is invertible at any precision of its network."""
+    Evaluation uses bfloat16, as training does. The likelihood needs no inverse, and the flow with bfloat16 networks is
+    itself an invertible function, up to rounding."""
     device = next(model.parameters()).device
     total, images, losses = 0, 0, []
     for imgs, _ in distributed.local_batches(data):
@@ -232,7 +243,8 @@ def sampled_log_px(model, data, n_samples):
 def averaged_bpd(log_px, n_samples):
     """Bits per dimension [N] with the density averaged over `n_samples` dequantisation samples, from log p(x) [S, N].
 
-    The more samples, the closer it is to the exact log P(x). It is itself averaged over the S / `n_samples` groups."""
+    With more samples it approaches the exact -log P(x). The S rows form S / `n_samples` groups, whose results are
+    averaged."""
     groups = log_px.unflatten(0, (-1, n_samples))
     return bits_per_dim((groups.logsumexp(1) - math.log(n_samples)).mean(0))
 
@@ -242,7 +254,7 @@ def worst_round_trip(model, images, dtype):
     """The largest reconstruction error of a pixel, in grey levels, after mapping images to z and back.
 
     `dtype` is that of the images and of all that the layers do with them. The networks keep the type of their weights:
-    they compute the same numbers in both directions, so their rounding errors cancel."""
+    in both directions they get nearly the same inputs, so their own rounding errors cancel. 0.5 is the mean noise."""
     model = copy.deepcopy(model).cpu()  # Apple GPUs have no float64
     x = images.cpu().to(dtype) + 0.5
     z, ldj = model.flow(*model.logit_normalize(x, torch.zeros_like(x[:, 0])))
@@ -251,7 +263,9 @@ def worst_round_trip(model, images, dtype):
 
 
 def save_bpd_plot(train_curve, val_curve, filename, title="", seconds=None):
-    """Bits per dimension against the epoch (0: untrained). A second panel shows the values near the target."""
+    """Bits per dimension against the epoch (0: untrained). A second panel shows the values near the target.
+
+    `seconds`: the training time of each epoch."""
     crossed = next((epoch for epoch, bpd in enumerate(val_curve) if bpd < TARGET), None)
     start = 1 if crossed == 1 or len(val_curve) < 4 else 2
     points, note = [], f"; dotted: {TARGET}"

@@ -34,7 +34,7 @@ SOFTPLUS_INVERSE_OF_1 = math.log(math.e - 1)
 
 
 class Encoder(nn.Module):
-    """The encoder q(z|x): maps images [..., 784] to mean and std [..., z] of a diagonal Gaussian (Equation 13)."""
+    """Encoder q(z|x): images [..., 784] to mean and std [..., z] of a diagonal Gaussian (assignment, Equation 13)."""
 
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
@@ -47,14 +47,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder p(x|z): maps latent vectors [..., z] to the means [..., 784] of Bernoulli pixels (Equation 4)."""
+    """Decoder p(x|z): latent vectors [..., z] to means [..., 784] of Bernoulli pixels (assignment, Equation 4)."""
 
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
         self.hidden = nn.Linear(z_dim, hidden_dim)
         self.out = nn.Linear(hidden_dim, 784)
-        # Torch's default weights are small: with two latent dimensions every hidden unit would be close to a quadratic
-        # function of z where p(z) has its mass. Larger weights and biases spread the units' bends over this region.
+        # For small inputs a, GELU(a) is nearly a / 2 + 0.4 a^2. With torch's default weights and two latent dimensions,
+        # this would hold for every hidden unit where p(z) is large. Larger weights and biases make the units nonlinear
+        # at different places there. With std (8 / D)^(1/2), w . z has the standard deviation 8^(1/2) for every D.
         scale = (8 / z_dim) ** 0.5
         nn.init.normal_(self.hidden.weight, std=scale)
         nn.init.uniform_(self.hidden.bias, -2 * scale, 2 * scale)
@@ -73,11 +74,13 @@ def kl_per_dimension(mean, std):
 
 
 def with_gradient_of(surrogate, value):
-    """A tensor with this value, but with the gradient of `surrogate`."""
+    """A tensor with the value of `value` and the gradient of `surrogate`."""
     return surrogate + (value - surrogate).detach()
 
 
 class VAE(nn.Module):
+    """Prior p(z) = N(0, I), encoder q(z|x), decoder p(x|z)."""
+
     def __init__(self, hidden_dim=500, z_dim=20):
         super().__init__()
         self.z_dim = z_dim
@@ -85,7 +88,7 @@ class VAE(nn.Module):
         self.decoder = Decoder(hidden_dim, z_dim)
 
     def terms(self, input):
-        """The two terms of the ELBO in nats, each [B]: log p(x|z) for one z from q(z|x), and KL(q(z|x) || p(z))."""
+        """The terms of the ELBO of images [B, ...] in nats, each [B]: log p(x|z) for one z from q(z|x), and the KL."""
         x = input.flatten(1)  # [B, 784]
         mean, std = self.encoder(x)
         z = mean + std * distributed.noise(torch.randn_like, mean)  # [B, z], the reparametrisation trick
@@ -93,8 +96,9 @@ class VAE(nn.Module):
         reconstruction = -F.binary_cross_entropy_with_logits(logits, x, reduction="none").sum(1)  # log Bern(x | p)
         kl = kl_per_dimension(mean, std).sum(1)
         if self.training:
-            # The path gradient of the KL term: that of the estimate log q(z|x) - log p(z), taken through z only. It is
-            # unbiased too, and the total gradient is less noisy when q is close to the posterior (Roeder et al. 2017).
+            # The path gradient of the KL term: that of log q(z|x) - log p(z), taken through z only. Mean and std inside
+            # log q are constants, so log std is left out. It is also unbiased, and the total gradient is less noisy
+            # when q is close to the posterior (Roeder et al. 2017).
             fixed_mean, fixed_std = mean.detach(), std.detach()
             path = 0.5 * (z**2 - ((z - fixed_mean) / fixed_std) ** 2).sum(1)
             kl = with_gradient_of(path, kl)
@@ -108,7 +112,8 @@ class VAE(nn.Module):
     def log_weights(self, x, n):
         """log p(x|z) p(z) / q(z|x) for images x [B, 784] and n samples of q: [n, B].
 
-        The log of the mean weight is a bound on log p(x) that is tighter than the ELBO (Burda et al. 2016)."""
+        In expectation, the log of the mean weight is a lower bound on log p(x), tighter than the ELBO (Burda et al.
+        2016)."""
         mean, std = self.encoder(x)
         eps = torch.randn(n, *mean.shape, device=x.device)  # [n, B, z]
         z = mean + std * eps
@@ -133,11 +138,12 @@ def make_optimizer(model, lr):
 
 
 def epoch_iter(model, data, optimizer, schedule=None):
-    """One pass over `data`, which updates a model in training mode. Returns the average ELBO in nats per image."""
+    """One pass over `data`. If the model is in training mode, it is updated. Returns the average ELBO in nats."""
     device = next(model.parameters()).device
     elbo, images, losses = 0, 0, []
     for x in distributed.local_batches(data):
         x = x.to(device)
+        # bfloat16 in training only: validation results are computed in float32
         with torch.set_grad_enabled(model.training), autocast(device, model.training):
             reconstruction, kl = model.terms(x)
         if model.training:
@@ -197,7 +203,7 @@ def log_likelihood(model, data, n_samples, part=(250, 20)):
 
 def save_elbo_plot(train_curve, val_curve, filename, title=""):
     """Both ELBOs against the epoch; epoch 0 is the untrained model."""
-    nats_per_bit = 784 * math.log(2)  # nats per image in one bit per dimension
+    nats_per_bit = 784 * math.log(2)  # one bit per dimension, in nats per image
     figures.curves(
         filename, range(len(train_curve)), {"training": train_curve, "validation": val_curve},
         ylabel="ELBO, nats per image", title=title, zoom_from=2,
@@ -219,12 +225,14 @@ def snapshot(model, z):
 
 
 def stages(epochs):
-    """The epochs after which samples are drawn: none, one, half and all of the training."""
+    """The epochs after which samples are drawn: 0, 1, half of all epochs, and the last one."""
     return sorted({0, 1, epochs // 2, epochs})
 
 
 def save_figures(run, title, snapshots, manifolds, uniforms):
-    """The figures of Questions 1.13 to 1.15. `snapshots` and `manifolds`: {epoch: decoder means 0..255}."""
+    """The figures of Questions 1.13 to 1.15. `snapshots` and `manifolds`: {epoch: decoder means 0..255}.
+
+    A pixel of a draw is 1 where its number in `uniforms` [24, 784] is below the mean."""
     save_elbo_plot(run.column("train_elbo"), run.column("val_elbo"), run.figure("elbo.pdf"), title)
     reconstruction, kl = [-value for value in run.column("val_reconstruction")], run.column("val_kl")
     figures.curves(

@@ -131,7 +131,7 @@ GROUPS = {
         ("muon: gradients not averaged", "lerp_(parameter.grad, 1 - MOMENTUM)", "lerp_(parameter.grad, 1)"),
         ("muon: norm over all matrices", "matrices.norm(dim=(1, 2), keepdim=True)", "matrices.norm()"),
         ("muon: tall matrices not turned back", "return x.mT if matrices.shape[1] > matrices.shape[2] else x", "return x.mT.reshape(matrices.shape)"),
-        ("muon: AdamW moves the hidden weights too", "            parameter.grad = None  # AdamW leaves out parameters without gradient\n", ""),
+        ("muon: AdamW moves the hidden weights too", "            parameter.grad = None  # AdamW skips parameters without a gradient\n", ""),
         ("muon: hidden weights at the other rate", 'alpha=group["lr"]', 'alpha=self.param_groups[0]["lr"]'),
         ("muon: hidden weights do not decay", 'parameter.mul_(1 - group["lr"] * group["weight_decay"])', "pass"),
     ],

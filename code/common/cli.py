@@ -102,8 +102,17 @@ def fill_in(args, defaults):
 def sample_options(parser, what="images", most=400):
     """The options that draw samples from a trained model."""
     group = parser.add_argument_group("sampling without training")
-    group.add_argument("--sample", type=number(int, 1, most), metavar="N", help=f"draw N {what} and exit")
-    group.add_argument("--weights", metavar="FILE", help="model file to sample from (default: the run's model.pt)")
+    group.add_argument(
+        "--sample",
+        type=number(int, 1, most),
+        metavar="N",
+        help=f"draw N {what} from a trained model into one picture and exit",
+    )
+    group.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="model file to sample from (default: the run's model.pt, otherwise the published weights)",
+    )
 
 
 def run_options(parser, data_names=()):
@@ -120,9 +129,13 @@ def run_options(parser, data_names=()):
     group.add_argument("--seed", type=number(int, 0, 2**31), default=42, help="random seed")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     either = group.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="continue an unfinished run")
+    either.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue an unfinished run, or evaluate a finished one again with other --eval options",
+    )
     either.add_argument("--fresh", action="store_true", help="delete the run of this name and start again")
-    group.add_argument("--quick", action="store_true", help="a small run to check that everything works")
+    group.add_argument("--quick", action="store_true", help="a small run in runs/quick/ to check that everything works")
 
 
 def how_to_resume():

@@ -23,7 +23,7 @@ plt.rcParams.update({
 
 def stage_name(epoch, epochs):
     """The caption of samples that are drawn after an epoch."""
-    names = {epochs // 2: "half-way", 0: "untrained", epochs: "end"}  # of two names for one epoch, the later one
+    names = {epochs // 2: "half-way", 0: "untrained", epochs: "end"}  # if an epoch has two names, the later one is used
     return f"epoch {epoch}" + (f", {names[epoch]}" if epoch in names else "")
 
 
@@ -54,7 +54,8 @@ def curves(
 
     `second_axis`: (label, forward, inverse), the same quantity in another unit on the right.
     `zoom_from`: add a second panel with the curves from this index on, `zoom_ylim` and `zoom_title`. The marks, the
-    points and the second axis are then drawn there. A panel is 2.7 inches wide, half of the report's text width."""
+    points and the second axis are then drawn there. `ylim`: limits of the first panel. A panel is 2.7 inches wide, half
+    of the report's text width."""
     panels = 2 if zoom_from is not None and len(x) > zoom_from + 1 else 1
     figure, (all_axes,) = plt.subplots(1, panels, figsize=(2.7 * panels, 1.9), squeeze=False, layout="constrained")
     for axes, start in zip(all_axes, (0, zoom_from)):
@@ -68,6 +69,7 @@ def curves(
             axes.xaxis.get_major_locator().set_params(integer=True)
         if log:
             axes.set_yscale("log")
+    # from here on, `axes` is the last panel
     if len(lines) > 1:
         all_axes[0].legend()
     if panels == 2:
@@ -151,6 +153,6 @@ def image_rows(path, rows, title=""):
 
 
 def picture(path, images, columns):
-    """Save an image grid without captions, enlarged twice."""
+    """Save an image grid without captions, enlarged by a factor of two."""
     grid = Image.fromarray(tile(images, columns))
     grid.resize((2 * grid.width, 2 * grid.height), Image.Resampling.NEAREST).save(path)

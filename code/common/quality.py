@@ -8,7 +8,8 @@ depends on a classifier, but the Frechet distance to the validation images selec
   the 128 features of this classifier, so it is not comparable with distances in Inception features. Compare it with the
   distance between the same number of training images and the same real images (`frechet_floor`).
 - Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), with k = 5 neighbours.
-- The number of samples in each class, and the share of samples that the classifier is more than 90 % confident about.
+- The number of samples in each class, `class_kl`, the KL divergence of their frequencies from equal ones, and the share
+  of samples that the classifier is more than 90 % confident about.
 """
 
 from pathlib import Path
@@ -136,14 +137,17 @@ def frechet(a, b):
 
 def radii(points, k=5):
     """The distance from each point [N, D] to its k-th nearest neighbour among the other points: [N]."""
+    # k + 1, because each point is its own nearest neighbour
     return torch.cat([torch.cdist(x, points).topk(k + 1, largest=False).values[:, -1] for x in points.split(500)])
 
 
 def manifold_overlap(real, fake, k=5, real_radius=None):
     """Precision, recall, density and coverage of `fake` with respect to `real` features, [N, D] each.
 
-    Each point is the centre of a ball that reaches to its k-th nearest neighbour in the same set. `real_radius` is
-    radii(real, k), if it is already known."""
+    Each point is the centre of a ball that reaches to its k-th nearest neighbour in the same set. Precision: the share
+    of fake points in the ball of a real point. Recall: the share of real points in the ball of a fake point. Density:
+    the mean number of real balls that contain a fake point, divided by k. Coverage: the share of real points whose ball
+    contains a fake point. `real_radius` is radii(real, k), if it is already known."""
     fake_radius = radii(fake, k)
     real_radius = radii(real, k) if real_radius is None else real_radius
     in_real_balls = torch.zeros(len(fake))  # the number of balls around real images that contain each sample
@@ -178,7 +182,8 @@ def sample_metrics(model, images, real_features, real_radius):
 
 
 def beside_real(of_samples, of_training_images):
-    """Both sets of metrics in one dictionary. Training images have the suffix `_real`, except `frechet_floor`."""
+    """Both sets of metrics in one dictionary. Names of training images' metrics end in `_real`; `frechet_real` becomes
+    `frechet_floor`."""
     results = of_samples | {name + "_real": value for name, value in of_training_images.items()}
     results["frechet_floor"] = results.pop("frechet_real")
     return results

@@ -48,7 +48,7 @@ def git_commit():
 
 
 def settings_of(args):
-    """The options that determine a run's numbers."""
+    """The options that must be the same when a run is resumed."""
     return {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
 
 
@@ -58,15 +58,21 @@ def seed_epoch(seed, epoch):
 
 
 def one_cycle(optimizer, lr, steps):
-    """The learning rate rises to `lr` in the first tenth of the steps and then falls to nearly 0 (Smith 2018)."""
-    steps += 1 + (steps == 9)  # torch divides by zero for 10 steps of which a tenth is the first phase
+    """The learning rate rises to `lr` in the first tenth of the steps, then falls to nearly 0 (Smith and Topin 2017).
+
+    `lr`: one number, or one for each parameter group. Call `step` after each training step."""
+    # One more, so that the last training step still has a rate above the final one. Not 10 in total: the first phase
+    # would then have length 0, and torch would divide by it.
+    steps += 1 + (steps == 9)
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, lr, total_steps=steps, pct_start=0.1, cycle_momentum=False
     )  # fmt: skip
 
 
 def require_finite(losses, limit=float("inf")):
-    """Stop if a loss of this epoch is too large, infinite or NaN. A check in each step would slow down a GPU."""
+    """Raise FloatingPointError with the step if a loss of this epoch is above `limit`, infinite or NaN.
+
+    It is called once per epoch: a check in each step would slow down a GPU."""
     losses = distributed.add(torch.stack(losses)) if losses else torch.zeros(0)
     bad = torch.nonzero(~torch.isfinite(losses) | (losses.abs() > limit))
     if len(bad):
@@ -87,13 +93,18 @@ def read_results(folder):
 
 
 def difference(before, now, ignored=()):
-    """The first of the settings in which two dicts differ, in words; None if they are the same."""
+    """A text that names the first setting in which two dicts differ; None if they are the same."""
     for key in sorted((before.keys() | now.keys()).difference(ignored)):
         if before.get(key) != now.get(key):
             return f"{key.strip()} = {before.get(key)}, not {now.get(key)}"
 
 
 class Run:
+    """The folder and the state of one run. It opens the folder, or stops with a UserError (see `_check_settings`).
+
+    `args`: the options. `script`: the path of the script. `name`: the folder's name unless --name is given. `data`: the
+    name of the dataset. `history`: one dict per epoch. `seconds`: training time. `finished`: nothing is left to do."""
+
     def __init__(self, args, script, name, data, epochs):
         global current
         self.args, self.data, self.epochs = args, data, epochs
@@ -168,7 +179,7 @@ class Run:
                 raise UserError(f"{folder} is unfinished: add --resume to continue, or --fresh to start again")
         if finished:
             return
-        (self.folder / "results.json").unlink(missing_ok=True)  # with other settings of the evaluation
+        (self.folder / "results.json").unlink(missing_ok=True)  # of an evaluation with other settings
         settings = {"script": self.script, "data": self.data, "code": self.code, "settings": self.settings}
         write_atomically(path, json.dumps(settings, indent=1).encode())
 

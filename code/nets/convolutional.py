@@ -1,8 +1,9 @@
-"""Convolutional layers for the GAN, sized for two processor cores; a3_gan_template.py uses them with `--arch conv`.
+"""Convolutional layers for the GAN, small enough for a CPU; a3_gan_template.py uses them with `--arch conv`.
 
-The generator is that of DCGAN (Radford et al. 2016) with two sizes of feature maps. The discriminator has strided
-convolutions and one residual block, without normalisation. All tensors are in channels_last order, in which
-convolutions on processors are several times faster.
+The generator is similar to that of DCGAN (Radford et al. 2016), with two sizes of feature maps, LeakyReLU instead of
+ReLU, and a convolution with pixel shuffle as the last layer. The discriminator has strided convolutions and one
+residual block, without normalisation. Feature maps are in channels_last order, which makes convolutions on a CPU
+several times as fast.
 """
 
 import torch

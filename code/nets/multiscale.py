@@ -1,8 +1,9 @@
 """The multi-scale architecture of RealNVP (Dinh et al. 2017, Section 3.6) with convolutional coupling layers.
 
 `Flow` has the same interface as the class of that name in a3_nf_template.py, which uses it with `--arch multiscale`.
-With `--mix conv1x1` the channels are mixed as in Glow (Kingma and Dhariwal 2018). `Dequantizer` is the learned
-dequantisation of Flow++ (Ho et al. 2019), `mixture_logit` the transformation in its coupling layers.
+With `--mix conv1x1` the channels are mixed as in Glow (Kingma and Dhariwal 2018), which also introduced ActNorm.
+`mixture_logit` is the transformation in the coupling layers of Flow++ (Ho et al. 2019). `Dequantizer` is a simple form
+of the variational dequantisation of Flow++: it draws independent noise for each pixel, where Flow++ uses a flow.
 """
 
 import math
@@ -14,14 +15,16 @@ import torch.nn.functional as F
 from common import distributed
 from datasets.files import UserError
 
-MIN_LOG_SCALE = -5.0  # of the logistics: a narrower one would have slopes that float32 cannot invert
+MIN_LOG_SCALE = -5.0  # of a logistic: with narrower ones, logit(F(x)) is too steep to invert in float32
 
 
 def squeeze(z):
     """[B, C, 2H, 2W] -> [B, 4C, H, W]: the pixels of each 2 x 2 square become channels.
 
     The first half of the new channels holds the diagonal pixels of each square, the second half the other two. A
-    coupling layer that keeps the first half thus applies a checkerboard mask, without computing masked pixels."""
+    coupling layer that keeps the first half applies a checkerboard mask, without computing masked pixels. In `Flow`,
+    Permute rolls the channels before each coupling layer: at the first level, every second one has a checkerboard mask,
+    and the others keep one column of each square. Conv1x1 mixes all four pixels."""
     b, c, h, w = z.shape
     squares = z.view(b, c, h // 2, 2, w // 2, 2).permute(0, 3, 5, 1, 2, 4).reshape(b, 4, c, h // 2, w // 2)
     return squares[:, [0, 3, 1, 2]].reshape(b, 4 * c, h // 2, w // 2)
@@ -71,14 +74,14 @@ class Permute(nn.Module):
 
 
 class Conv1x1(nn.Module):
-    """Invertible 1 x 1 convolution: multiply the channels of each pixel with a learned matrix, initially orthogonal."""
+    """Invertible 1 x 1 convolution: multiply the channels of each pixel by a learned matrix, initially orthogonal."""
 
     def __init__(self, channels):
         super().__init__()
         self.matrix = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0])
 
     def forward(self, z, ldj, reverse=False):
-        with torch.autocast(z.device.type, enabled=False):
+        with torch.autocast(z.device.type, enabled=False):  # bfloat16 would change the matrix and its determinant
             matrix = self.matrix.to(z.dtype)
             logdet = torch.linalg.slogdet(matrix).logabsdet * z.shape[2:].numel()
             if reverse:
@@ -89,22 +92,24 @@ class Conv1x1(nn.Module):
 def mixture_logit(x, logits, mean, log_scale):
     """y = logit(F(x)) and log dy/dx, where F is the CDF of a mixture of logistic distributions.
 
-    x [B, ...]; parameters of K components [B, K, ...]. F and 1 - F are sums of positive terms w sigmoid(t) and
-    w sigmoid(-t), so their logarithms lose no digits in either tail."""
+    x [B, ...]; parameters of K components [B, K, ...]: weights w = softmax(logits), mean, scales s = exp(log_scale).
+    With t = (x - mean) / s, F is the sum of w sigmoid(t) over the components, 1 - F that of w sigmoid(-t). The terms
+    are positive, so the logarithms are accurate in both tails. dy/dx = F'(x) / (F (1 - F))."""
     log_weight = logits.log_softmax(1)
     t = (x.unsqueeze(1) - mean) * torch.exp(-log_scale)
-    below = log_weight + t.clamp_max(0) - torch.log(1 + torch.exp(-t.abs()))
-    above = below - t
-    density = below + above - log_weight - log_scale
+    below = log_weight + t.clamp_max(0) - torch.log(1 + torch.exp(-t.abs()))  # log(w sigmoid(t))
+    above = below - t  # log(w sigmoid(-t))
+    density = below + above - log_weight - log_scale  # log(w sigmoid(t) sigmoid(-t) / s)
     log_cdf, log_rest, log_density = (terms.logsumexp(1) for terms in (below, above, density))
     return log_cdf - log_rest, log_density - log_cdf - log_rest
 
 
 @torch.no_grad()
 def invert_mixture_logit(y, logits, mean, log_scale):
-    """The x with mixture_logit(x, ...) = y, to the last digits, and log dy/dx: Newton's method with bisection.
+    """The x with mixture_logit(x, ...) = y, up to rounding, and log dy/dx: Newton's method with bisection.
 
-    logit(F(x)) lies between the smallest and the largest t, so x lies between the solutions for single components."""
+    F is a weighted mean of sigmoid(t), t = (x - mean) / s, so logit(F(x)) lies between the smallest and the largest t.
+    x therefore lies between the solutions mean + s y for single components."""
     shape, eps = y.shape, torch.finfo(y.dtype).eps
     y, (logits, mean, log_scale) = (
         y.reshape(1, -1),
@@ -114,6 +119,7 @@ def invert_mixture_logit(y, logits, mean, log_scale):
     low, high = solutions.amin(1), solutions.amax(1)
     x, last_step = (logits.softmax(1) * solutions).sum(1), high - low
     solution, slope, open_ = x.clone(), torch.zeros_like(x), torch.arange(y.numel(), device=y.device)
+    # open_: the indices of the elements that have not converged
     while len(open_):  # each step is at most half as long as the one before, or halves the bracket
         value, log_slope = mixture_logit(x, logits, mean, log_scale)
         error = value - y
@@ -132,7 +138,7 @@ def invert_mixture_logit(y, logits, mean, log_scale):
 
 
 class Net(nn.Module):
-    """The network of a coupling layer: [B, c_in, H, W] -> [B, c_out, H, W]. It starts with zeros."""
+    """The network of a coupling layer: [B, c_in, H, W] -> [B, c_out, H, W]. Its output is 0 at the start."""
 
     def __init__(self, c_in, c_out, n_hidden):
         super().__init__()
@@ -176,7 +182,8 @@ class Coupling(nn.Module):
         # without components, the three parts of the mixture are empty
         log_scale, shift, *mixture = parameters.split([1, 1, *3 * [self.components]], dim=1)
         log_scale, shift = torch.tanh(log_scale.squeeze(1)), shift.squeeze(1)  # each [B, C / 2, H, W]
-        mixture[2] = mixture[2].clamp_min(MIN_LOG_SCALE)  # logits, mean, log_scale, each [B, K, C / 2, H, W]
+        # mixture: logits, mean, log_scale, each [B, K, C / 2, H, W]
+        mixture[2] = mixture[2].clamp_min(MIN_LOG_SCALE)
         total = log_scale.sum((1, 2, 3))
         if reverse:
             changed = (changed - shift) * torch.exp(-log_scale)
@@ -191,7 +198,7 @@ class Coupling(nn.Module):
 
 
 class Flow(nn.Module):
-    """Each level: squeeze, n_flows steps of (ActNorm, mix, coupling layer), then half of the channels is factored out.
+    """Each level: squeeze, n_flows steps of (ActNorm, mix, coupling layer), then half of the channels are factored out.
 
     One more coupling layer transforms the factored-out half before it gets its standard normal prior. If it is affine,
     this equals a Gaussian prior whose mean and scale depend on the other half. The last level factors out nothing."""
@@ -248,13 +255,14 @@ class Flow(nn.Module):
 class Dequantizer(nn.Module):
     """Variational dequantisation: noise u in (0, 1) from a learned q(u | x).
 
-    log P(x) >= E[log p(x + u) - log q(u | x)]. A network computes m and s of every pixel from the image, and
-    u = sigmoid(m + s e) with standard normal noise e."""
+    log P(x) >= E[log p(x + u) - log q(u | x)]. u = sigmoid(m + s e) with standard normal noise e. m and log s of each
+    pixel are the sum of a learned number and of an output of a network that reads the image (for log s: its tanh)."""
 
     def __init__(self, shape, n_hidden=32):
         super().__init__()
         self.side = math.isqrt(shape[0])
         self.nn = Net(4, 8, n_hidden)
+        # the sigmoid of a normal variable with std exp(0.5) = 1.65 is nearly uniform
         self.mean, self.log_std = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.full((1,), 0.5))
         self.to(memory_format=torch.channels_last)
 

@@ -1,7 +1,8 @@
 """Residual convolutional networks for a VAE, with the identity shortcuts of He et al. 2016 (arXiv:1603.05027).
 
-They take the places of the layers `hidden` of the encoder and `out` of the decoder in a3_vae_template.py. Feature maps
-are in channels_last order, in which convolutions on a CPU are several times as fast.
+code/beyond/vae_family.py uses them with `--net conv`: ConvEncoder replaces the layer `hidden` of the encoder in
+a3_vae_template.py, ConvDecoder the layer `out` of its decoder. Feature maps are in channels_last order, in which
+convolutions on a CPU are several times as fast.
 """
 
 import torch
@@ -41,7 +42,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Features [..., 98 C] to logits [..., 784]: 2 C maps of 7 x 7, C maps of 14 x 14, 4 maps with a pixel each."""
+    """Features [..., 98 C] to logits [..., 784]: maps of 7 x 7, of 14 x 14, then 4 maps: pixels of 2 x 2 squares."""
 
     def __init__(self, channels):
         super().__init__()
