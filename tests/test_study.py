@@ -146,12 +146,6 @@ def test_a_resumed_run_counts_only_the_epochs_that_are_left(made_up, monkeypatch
     assert (made[0].skipped, made[0].done) == (5, 10)  # of 10 expected seconds, half is done
 
 
-def test_the_option_for_three_seeds_chooses_the_runs_itself():
-    for words in (["gan", "--seeds"], ["--group", "core", "--seeds"], ["--seeds", "--seed", "42"]):
-        with pytest.raises(UserError, match="leave out RUN, --group and --seed"):
-            train.main(train.parse_args(words))
-
-
 def test_the_users_table_compares_only_full_runs_on_real_data_with_others():
     results = publish.results()["nf"]
     others = lambda **changes: publish.rows({"nf": results | changes})[1][0][3]
@@ -280,7 +274,7 @@ def test_every_index_trains_one_job_of_the_printed_list(tmp_path, monkeypatch, c
 
 def test_wrong_words_are_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(files, "ROOT", tmp_path)
-    for words in (["lstm"], [], ["--group", "gpu"], ["--seeds", "--seed", "43"]):
+    for words in (["lstm"], [], ["--group", "gpu"]):
         refusal(train, words, capsys)
     refusal(analyses, ["gan-that-never-was"], capsys)
     assert "no analysis for beyond/autoregressive.py" in refusal(analyses, ["pixelcnn"], capsys)

@@ -1,7 +1,7 @@
 """Mean and standard deviation of final metrics over three seeds.
 
-    python code/study/train.py --seeds --published    train them: hours on 2 cores, resumable
-    python code/study/seeds.py                        summarise finished runs; `make seeds` does both
+    python code/study/train.py --group core --seed 42 43 44 --published    train them: hours, resumable
+    python code/study/seeds.py                                             summarise them; `make seeds` does both
 
 The run itself is the first seed; runs/<data>/<run>-seed43/ and -seed44/ are the others, on the preferred data at hand.
 runs/seeds.json has the values, mean and standard deviation of each final metric of each run. A run with unfinished

@@ -164,19 +164,15 @@ def show_list():
 
 
 def main(args):
-    if args.list and not (args.runs or args.group or args.seeds):
+    if args.list and not (args.runs or args.group):
         return show_list()
     entries = [registry.get(name) for name in args.runs]
     for group in args.group:
         entries += registry.select(group=group)
-    if args.seeds:
-        if args.seed or entries:
-            raise UserError("--seeds chooses the runs and their seeds: leave out RUN, --group and --seed")
-        entries = [entry for entry in registry.RUNS if entry.metric]
     entries = list(dict.fromkeys(entries))
     if not entries:
         raise UserError("no run or group given; list them with python code/study/train.py --list")
-    jobs = [(entry, seed) for entry in entries for seed in (SEEDS if args.seeds else args.seed or SEEDS[:1])]
+    jobs = [(entry, seed) for entry in entries for seed in args.seed or SEEDS[:1]]
     if args.list:
         for index, (entry, seed) in enumerate(jobs):
             print(f"{index:4}  {entry.name_with(seed):32}{entry.title}")
@@ -198,7 +194,6 @@ def parse_args(words=None):
     parser.add_argument("--group", nargs="+", choices=list(registry.GROUPS), default=[], help="all runs of a group")
     seed = cli.number(int, 0, 2**31)
     parser.add_argument("--seed", nargs="+", type=seed, help=f"train each run with each seed (default: {SEEDS[0]})")
-    parser.add_argument("--seeds", action="store_true", help="all seeds of the runs that have three seeds")
     parser.add_argument("--published", action="store_true", help="add the extra options of published runs")
     parser.add_argument("--quick", action="store_true", help="small runs, to check that everything works")
     text = "print all runs and stop; with a selection: a numbered list of runs and seeds"
