@@ -171,8 +171,9 @@ GROUPS = {
     ("code/common/run.py", "test_run"): [
         ("run: peak of the schedule late", "pct_start=0.1", "pct_start=0.3"),
         ("run: the schedule changes Adam's betas", "cycle_momentum=False", "cycle_momentum=True"),
-        ("run: any setting may change", "ignored=evaluation)", "ignored=now)"),
-        ("run: evaluated again without being told", "if finished and self.args.resume and", "if finished and"),
+        ("run: any setting may change", "EVALUATION if can_resume and self.args.resume else ()", "now"),
+        ("run: evaluated again without being told", "EVALUATION if can_resume and self.args.resume", "EVALUATION if can_resume"),
+        ("run: the evaluation counts as training", "self.machines, self.commit = machines, commit", "pass"),
         ("run: changed work tree not marked", '"--dirty", ', ""),
     ],
     ("code/common/run.py", "test_distributed"): [("run: every process saves", "if distributed.rank > 0:", "if False:")],
@@ -210,7 +211,7 @@ GROUPS = {
         ("train: unfinished runs skipped", "more, is_complete(folder, entry, more, published)))", "more, folder.exists()))"),
         ("train: older code accepted", 'if published and results["code"] !=', 'if False and results["code"] !='),
         ("train: finished runs with other options accepted", "if words := difference(before, now, EVALUATION):", "if words := None:"),
-        ("train: published runs keep their evaluation", "return not published or before == now", "return True"),
+        ("train: published runs keep their evaluation", "return not published or not difference(before, now)", "return True"),
         ("train: resumed epochs count as work", "progress.skipped += entry.seconds * share_done(folder)", "pass"),
     ],
     ("code/study/seeds.py", "test_study"): [

@@ -228,9 +228,15 @@ def test_a_finished_run_is_evaluated_again_with_other_importance_samples(vae, ch
     copy = folder.with_name("evaluated-again")
     shutil.copytree(folder, copy)
     options_of = ["--quick", "--data", DATA[script], "--name", copy.name, *SMALLER[script][:-1]]
-    with pytest.raises(AssertionError, match="was made with eval_samples = 10, not 30"):
+    with pytest.raises(
+        AssertionError, match="was made with eval_samples = 10, not 30: add --resume to evaluate it again"
+    ):
         checkout.run(script, *options_of, "30")
     assert json.loads((copy / "results.json").read_text()) == before
+    checkpoint = files.load_state(copy / "checkpoint.pt")
+    (machine,) = checkpoint["machines"]
+    made_by = {"machines": [machine | {"threads": 99}], "commit": "that of the training"}
+    files.save_state(copy / "checkpoint.pt", checkpoint | made_by)
     checkout.run(script, *options_of, "30", "--resume")
     after = json.loads((copy / "results.json").read_text())
     assert after["settings"] == json.loads((copy / "settings.json").read_text())["settings"]
@@ -239,7 +245,13 @@ def test_a_finished_run_is_evaluated_again_with_other_importance_samples(vae, ch
     assert (copy / "model.pt").read_bytes() == (folder / "model.pt").read_bytes()
     assert after["final"]["val_elbo"] == before["final"]["val_elbo"]
     assert after["final"]["test_log_likelihood"] > before["final"]["test_log_likelihood"]
+    assert (after["threads"], after["commit"]) == (99, "that of the training")
+    assert "machines" not in after
     checkout.run(script, *options_of, "30")  # finished again
+    (copy / "results.json").unlink()  # as if the evaluation had been interrupted
+    checkout.run(script, *options_of, "10", "--resume")
+    assert json.loads((copy / "results.json").read_text())["final"] == before["final"]
+    checkout.run(script, *options_of, "30", "--resume")
     with pytest.raises(AssertionError, match="was made with epochs = 3, not 2"):
         checkout.run(script, *options_of, "30", "--resume", "--epochs", "2")
 

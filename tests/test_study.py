@@ -291,6 +291,10 @@ def result_of(seed, **final):
             "settings": {"lr": 1, "seed": seed}, "final": final}  # fmt: skip
 
 
+def test_make_seeds_trains_all_runs_of_which_seeds_are_compared():
+    assert [entry for entry in registry.RUNS if entry.metric] == registry.select(group="core")
+
+
 def test_mean_and_deviation_over_seeds():
     results = [result_of(1, frechet=2.0, null=None, counts=[1]), result_of(2, frechet=5.0, null=1.0, counts=[2]),
                result_of(3, frechet=3.5, null=2.0, counts=[3])]  # fmt: skip

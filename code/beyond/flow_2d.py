@@ -23,7 +23,7 @@ from datasets.files import show
 
 STEPS = 250  # training steps per epoch
 REACH = 4.0  # figures show -4..4 on both axes
-FARTHEST = 30.0  # limits the square for the integral of the density: more points do not fit into memory
+FARTHEST = 30.0  # half the side of the largest square for the integral: a larger grid does not fit into memory
 plt = figures.plt
 
 
@@ -237,7 +237,7 @@ def load(path):
 
 def save_points(args):
     """--sample N: a figure with N points from a trained flow, without training."""
-    path = models.weights_for(args, default_name(args), [args.target])
+    path = models.weights_for(args, default_name(args), [args.target, *TARGETS])
     torch.manual_seed(args.seed)
     figure, axis = plt.subplots(figsize=(2.6, 2.6))
     draw_points(axis, load(path).sample(args.sample))
@@ -285,7 +285,7 @@ def main(args):
     farthest = float(model.sample(100_000).abs().max())  # flows for rings map some points far out
     reach = min(max(6.0, 1.1 * farthest), FARTHEST)
     mass = integral(model, int(200 * reach), reach)
-    print(f"Check:  the density integrates to {mass:.5f}")
+    print(f"Check:  the density integrates to {mass:.5f} over a square with sides of {2 * reach:.0f}")
     save_densities(run.figure("densities.pdf"), model, target, title(args))
     save_journey(run.figure("journey.pdf"), model, title(args))
     run.finish([model], kl=divergence(model.to(run.device), target), integral=mass)

@@ -189,8 +189,8 @@ class GridEncoder(vae.Encoder):
     """An encoder for two latent dimensions that reads p(x|z) on a grid of latent vectors instead of the pixels of x.
 
     The grid's points have equal shares of the prior's mass, so p(x|z_k) / sum_j p(x|z_j) is the posterior on the grid.
-    Its mean is the encoder's first guess. There is little left to learn, because the decoder contains nearly all that
-    the encoder needs to know about an image."""
+    The mean of its fourth root, normalised, is the encoder's first guess. There is little left to learn, because the
+    decoder contains nearly all that the encoder needs to know about an image."""
 
     def __init__(self, decoder, hidden_dim, side=20):
         super().__init__(hidden_dim, 2)

@@ -102,17 +102,10 @@ def fill_in(args, defaults):
 def sample_options(parser, what="images", most=400):
     """The options that draw samples from a trained model."""
     group = parser.add_argument_group("sampling without training")
-    group.add_argument(
-        "--sample",
-        type=number(int, 1, most),
-        metavar="N",
-        help=f"draw N {what} from a trained model into one picture and exit",
-    )
-    group.add_argument(
-        "--weights",
-        metavar="FILE",
-        help="model file to sample from (default: the run's model.pt, otherwise the published weights)",
-    )
+    text = f"draw N {what} from a trained model into one picture and exit"
+    group.add_argument("--sample", type=number(int, 1, most), metavar="N", help=text)
+    text = "model file to sample from (default: the run's model.pt, otherwise the published weights)"
+    group.add_argument("--weights", metavar="FILE", help=text)
 
 
 def run_options(parser, data_names=()):
@@ -129,11 +122,7 @@ def run_options(parser, data_names=()):
     group.add_argument("--seed", type=number(int, 0, 2**31), default=42, help="random seed")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     either = group.add_mutually_exclusive_group()
-    either.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue an unfinished run, or evaluate a finished one again with other --eval options",
-    )
+    either.add_argument("--resume", action="store_true", help="continue an unfinished run")
     either.add_argument("--fresh", action="store_true", help="delete the run of this name and start again")
     group.add_argument("--quick", action="store_true", help="a small run in runs/quick/ to check that everything works")
 
@@ -168,6 +157,8 @@ def message_for(error):
         return "", 1
     if isinstance(error, http.client.HTTPException):
         return f"a download failed, the server's answer is malformed ({type(error).__name__}): try again later", 1
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "the folder in A3_DATA or A3_CACHE begins with ~ and the name of an unknown user", 2
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         file = f"{show(error.filename)}: " if error.filename else ""

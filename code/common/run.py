@@ -155,8 +155,8 @@ class Run:
         (self.folder / "figures").mkdir()
 
     def _check_settings(self):
-        """A run can be resumed only with its original code and settings. With other settings of the evaluation, a
-        finished run is evaluated again."""
+        """A run can be resumed only with its original code and settings. The settings of the evaluation may differ: a
+        finished run is then evaluated again."""
         path, folder = self.folder / "settings.json", show(self.folder)
         finished = (self.folder / "results.json").exists()
         if finished or self.checkpoint.exists():
@@ -169,10 +169,12 @@ class Run:
                 raise UserError(
                     f"{show(path)} is missing or damaged: delete this folder, or start again with --fresh"
                 ) from None
-            evaluation = EVALUATION if finished and self.args.resume and self.checkpoint.exists() else ()
-            if words := difference(before, now, ignored=evaluation):
+            can_resume = self.checkpoint.exists()
+            if can_resume and not self.args.resume and not difference(before, now, EVALUATION):
+                again = f"add --resume to evaluate it again, or {again}"
+            if words := difference(before, now, EVALUATION if can_resume and self.args.resume else ()):
                 raise UserError(f"{folder} was made with {words}: {again}")
-            finished = finished and before == now
+            finished = finished and not difference(before, now)
             if not finished and saved.get("code", self.code) != self.code:
                 raise UserError(f"{folder} was started with different code: {again}")
             if not finished and not self.args.resume:
@@ -193,7 +195,8 @@ class Run:
     def load(self, parts):
         """Load the state of the parts {name: module, optimizer or schedule} from the checkpoint, if there is one.
 
-        Returns the other entries of the checkpoint."""
+        Returns the other entries of the checkpoint. If no epoch is left to train, results.json will name the commit and
+        the machines of the training, not of the evaluation."""
         others = self._load(parts) if self.checkpoint.exists() else {}
         distributed.synchronise(len(self.history), parts.values())
         return others
@@ -205,7 +208,10 @@ class Run:
             self.seconds = sum(self.epoch_seconds)
             self.history[-1]["epoch"]
             states = {name: state.pop(name) for name in parts}
-            self.machines = [*(each for each in state.pop("machines", []) if each not in self.machines), *self.machines]
+            machines, commit = state.pop("machines", []), state.pop("commit", self.commit)
+            if machines and self.history[-1]["epoch"] == self.epochs:
+                self.machines, self.commit = machines, commit
+            self.machines = [*(each for each in machines if each not in self.machines), *self.machines]
         except (KeyError, TypeError, IndexError, AttributeError):
             raise UserError(f"{show(self.checkpoint)} is not a checkpoint of this script") from None
         for name, part in parts.items():
@@ -217,8 +223,9 @@ class Run:
         if distributed.rank > 0:
             return
         states = {name: part.state_dict() for name, part in parts.items()}
-        progress = {"history": self.history, "epoch_seconds": self.epoch_seconds, "machines": self.machines}
-        save_state(self.checkpoint, {**states, **state, **progress})
+        progress = {"history": self.history, "epoch_seconds": self.epoch_seconds}
+        made_by = {"machines": self.machines, "commit": self.commit}
+        save_state(self.checkpoint, {**states, **state, **progress, **made_by})
         table = io.StringIO()
         writer = csv.DictWriter(table, self.history[0], lineterminator="\n")
         writer.writeheader()

@@ -11,7 +11,7 @@ runs/<data>/ablation-<model>-<row>-<seconds>s-seed<seed>/ for a whole number of 
 how many epochs come nearest to the given seconds, and the learning rate's schedule spans exactly these epochs. Nothing
 else should run on the machine. Values are those of the validation images at the best epoch; the plain loop is evaluated
 thirteen times. Variants of the flow are evaluated on one test image only, to save time. runs/<model>-ablation.json has
-the table, runs/gan-ablation.png samples of each variant of the GAN.
+the table, runs/gan-ablation.png samples of each variant of the GAN (not drawn with `--only`).
 
 The rows of the VAE begin with a typical solution (tanh, Adam at 0.001) and add one change of ours, or a group of
 changes, at a time; those of `vae-z2`, with two latent dimensions, leave one change out. All use our data loader and
@@ -199,7 +199,7 @@ def main(args):
                  "seconds": args.seconds, "rows": [before[name] for name in rows if name in before]}  # fmt: skip
         registry.write_json(path, table)
     files = [path]
-    if args.model == "gan":
+    if args.model == "gan" and not args.only:
         files.append(path.with_suffix(".png"))
         title = f"GAN, {TITLES[data]}: samples after {args.seconds:g} s of training"
         save_samples(files[-1], folders, title)

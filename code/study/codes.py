@@ -114,7 +114,7 @@ def load(name, data, quick):
 def main(args):
     train, val, test = bmnist()
     found = {}
-    for name in dict.fromkeys([*NAMES, *SHOWN]):
+    for name in NAMES:
         try:
             found[name] = load(name, test.name, args.quick)
         except UserError as error:

@@ -162,12 +162,14 @@ def describe(loaded, images=None):
     """{name: (description, weights)} of models and of the classifier. `images` [N, 784]: binary images."""
     kinds = {name: (kind, precision) for name, (_, kind, precision) in MODELS.items()}
     kinds["classifier"] = "classifier", CLASSIFIER_PRECISION
-    inputs = {"vae": [images]}
-    return {
-        name: export.describe(kind, loaded[name], precision, *inputs.get(kind, []))
-        for name, (kind, precision) in kinds.items()
-        if name in loaded
-    }
+    inputs, described = {"vae": [images]}, {}
+    for name, (kind, precision) in kinds.items():
+        if name in loaded:
+            try:
+                described[name] = export.describe(kind, loaded[name], precision, *inputs.get(kind, []))
+            except UserError as error:
+                raise UserError(f"run {MODELS[name][0]}: {error}; rename its folder") from None
+    return described
 
 
 def in_script(content, **attributes):

@@ -4,7 +4,7 @@
     python code/study/publish.py --table    only update the pages, from report/results
     python code/study/publish.py --stale    list published results of older code, with other settings or of other runs
 
-All checks come before the first change.
+All checks come before the first change of a published file.
 """
 
 import functools
@@ -413,7 +413,7 @@ def runs_to_publish():
             continue
         if result["quick"] or result["data"] != entry.data[0]:
             refuse(folder, "is a quick run or used other data")
-        if result["settings"] != registry.settings(entry, *shlex.split(entry.publishing)):
+        if difference(result["settings"], registry.settings(entry, *shlex.split(entry.publishing)), EVALUATION):
             again = f"delete it, then python code/study/train.py --published {entry.name}"
             raise UserError(f"{show(folder)} has other settings than published runs: {again}")
         if "dirty" in (result["commit"] or "dirty"):
@@ -442,13 +442,12 @@ def of_other_runs(found, comparison, seeds):
             yield f"seeds.json was made from another run of {run}: first train its seeds (make seeds)"
 
 
-def evaluate_again():
-    """Evaluate finished runs again that were evaluated with fewer samples or images than published ones."""
+def evaluate_again(runs):
+    """Evaluate those runs again that were evaluated with fewer samples or images than published ones."""
     jobs = []
-    for entry in registry.select(published=True):
-        result = read_results(RUNS / entry.data[0] / entry.name)
+    for entry, folder in runs:
         settings = registry.settings(entry, *shlex.split(entry.publishing))
-        if result and result["settings"] != settings and not difference(result["settings"], settings, EVALUATION):
+        if difference(read_results(folder)["settings"], settings):
             jobs.append((entry, registry.SEEDS[0]))
     preferred = {kind: names[0] for kind, names in registry.DATA.items()}
     train.train(train.plan(jobs, preferred, quick=False, published=True))
@@ -567,7 +566,7 @@ def stale():
         if any(row.get("code") != digest(ablation.script_of(model, row["options"])) for row in rows):
             yield f"ablation of {model}"
     for name in ("bench", "bench-bfloat16", "scaling"):
-        if read(name).get("code") != digest("study/loops.py"):
+        if (found := read(name)) and found.get("code") != digest("study/loops.py"):
             yield name
 
 
@@ -592,8 +591,8 @@ def main(args):
         return
     check_markers()
     if not args.table:
-        evaluate_again()
         runs = runs_to_publish()
+        evaluate_again(runs)
         check_measured(runs)
         for entry, folder in runs:
             publish_run(entry, folder)

@@ -2,7 +2,7 @@
 
     python code/study/submission.py bloggs    bloggs_assignment3.zip, same as `make submission NAME=bloggs`
 
-It contains code, report, docs and tests, but no data, runs, virtual environments or published weights.
+It contains code, report, docs and tests, but no data, runs, virtual environments or report/models/.
 """
 
 import io

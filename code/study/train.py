@@ -66,7 +66,7 @@ def is_complete(folder, entry, more, published):
         raise UserError(f"{show(folder)} was made with {words}: rename or delete this folder")
     if published and results["code"] != code_digest(entry.script):
         raise UserError(f"{show(folder)} was made by older code: rename or delete this folder")
-    return not published or before == now
+    return not published or not difference(before, now)
 
 
 def call(command, log, advance=lambda: None):
