@@ -140,10 +140,11 @@ def test_a_row_that_does_not_exist_is_refused(place):
 
 
 def test_the_rows_of_the_vae_start_with_a_typical_solution_and_add_one_change_at_a_time():
-    rows = [changes for _, changes in ablation.ROWS["vae"][3].values()]
+    *rows, without = (changes for _, changes in ablation.ROWS["vae"][3].values())
     assert rows[0] == ()
     assert all(more[:-1] == fewer for fewer, more in itertools.pairwise(rows))
     assert rows[-1] == tuple(loops.VAE_CHANGES)
+    assert set(rows[-1]) - set(without) == {"init"}
 
 
 def test_with_two_dimensions_one_row_lacks_one_change():

@@ -14,9 +14,9 @@ thirteen times. Variants of the flow are evaluated on one test image only, to sa
 the table, runs/gan-ablation.png samples of each variant of the GAN (not drawn with `--only`).
 
 The rows of the VAE begin with a typical solution (tanh, Adam at 0.001) and add one change of ours, or a group of
-changes, at a time; those of `vae-z2`, with two latent dimensions, leave one change out. All use our data loader and
-number format, so they show the effect on the result, not on the speed; loops.py has the loop. They have no folder:
-repeating the command trains all rows again; `--only` trains the rows that it names.
+changes, at a time; the last one, and that of `vae-z2`, with two latent dimensions, leave one change out. All use our
+data loader and number format, so they show the effect on the result, not on the speed; loops.py has the loop. They
+have no folder: repeating the command trains all rows again; `--only` trains the rows that it names.
 
 Each row names its machine, its commit and the digest of its code: that of the script, or of loops.py.
 """
@@ -43,16 +43,18 @@ from study.registry import SEEDS
 from study.train import call, data_at_hand
 
 CHANGES = tuple(loops.VAE_CHANGES)
+WITHOUT_INIT = tuple(name for name in CHANGES if name != "init")
 # model: (its run in the registry, option for the number of epochs, options of all its runs, rows)
 # row: (change in words, options; None for the plain loop; a tuple for the changes of loops.VAE_CHANGES)
 ROWS = {
     "vae": ("vae-z20", None, None, {
         "typical": ("typical solution: tanh, Adam at 0.001", ()),
         **{name: (words, CHANGES[: i + 1]) for i, (name, words) in enumerate(loops.VAE_CHANGES.items())},
+        "no-init": ("all changes but the wider initial weights", WITHOUT_INIT),
     }),
     "vae-z2": ("vae-z2", None, None, {
         "ours": ("our VAE with D = 2", CHANGES),
-        "init": ("without wider initial weights", tuple(name for name in CHANGES if name != "init")),
+        "no-init": ("all changes but the wider initial weights", WITHOUT_INIT),
     }),
     "nf": ("nf", "--epochs", "--eval_images 1", {
         "plain": ("RealNVP, plain loop", None),
