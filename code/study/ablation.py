@@ -165,7 +165,7 @@ def save_samples(path, folders, title):
         else:
             net = gan.load(folder / "model.pt")
         torch.manual_seed(0)
-        rows[ROWS["gan"][3][row][0]] = gan.draw(net, 18)
+        rows[ROWS["gan"][3][row][0]] = gan.draw(net, 16)
     figures.image_rows(path, rows, title)
 
 
