@@ -50,7 +50,7 @@ FORMULAS = {
     "dense_determinant": f"{784**3 / 1e8:.1f}",  # in 10^8 multiplications
     "bits_of_levels": 8,
     "vae_encoder_decay": "0.3", "vae_beta2": "0.99",  # constants in a3_vae_template.py
-    "code_length": "2.5",  # constant in a3_gan_template.py
+    "code_length": "2.5", "gan_beta2": "0.999",  # constants in a3_gan_template.py
     "classifier_epochs": quality.EPOCHS,
     "grid_points": 20**2, "family_decay": "0.02",  # of GridEncoder, of the optimiser in beyond/vae_family.py
 }  # fmt: skip
@@ -212,7 +212,7 @@ def write_tables(folder, others, variants, autoregressive):
         "variants": variants_table(variants) if variants else r"\lacks{family: the table}",
         "autoregressive": autoregressive_table(autoregressive),
         "codes": codes_table(codes["models"]) if codes else r"\lacks{codes: the table}",
-        "ablation": ablation_table(others, ("vae", "vae-z2"), 1.75),
+        "ablation": ablation_table(others, ("vae", "vae-z2"), 1.8),
         "ablation-right": ablation_table(others, ("gan", "nf"), 1.25),
     }
     for name, content in contents.items():

@@ -237,7 +237,7 @@ GROUPS = {
         ("tables: cost of another column", 'number(entry["training_seconds"], 0)', 'number(entry["seconds_per_1000_samples"], 0)'),
     ],
     ("code/study/publish.py", "test_publish"): [
-        ("publish: other settings accepted", 'result["settings"] != registry.settings(', 'False and registry.settings('),
+        ("publish: other settings accepted", 'if difference(result["settings"], registry.settings(', 'if False and difference(result["settings"], registry.settings('),
         ("publish: uncommitted changes accepted", 'if "dirty" in (result["commit"] or "dirty"):', "if False:"),
         ("publish: analyses of another run", "and not registry.is_analysed(folder):", "and False:"),
         ("publish: quick runs accepted", 'if result["quick"] or result["data"] != entry.data[0]', 'if result["data"] != entry.data[0]'),

@@ -185,7 +185,7 @@ def test_precise_results_stay_until_the_run_is_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(
         analyses.registry, "module", lambda script: SimpleNamespace(load=lambda path: torch.nn.Flatten())
     )
-    monkeypatch.setattr(analyses, "mnist", lambda root, **options: [split] * 3)
+    monkeypatch.setattr(analyses, "mnist", lambda **options: [split] * 3)
     monkeypatch.setattr(analyses, "flow_bits", lambda model, test: {"test_bits": 1.5})
     monkeypatch.setitem(analyses.ANALYSES, registry.FLOW, lambda *things: {"levels": 2})
 
@@ -293,5 +293,5 @@ def test_a_run_of_an_older_version_without_a_model_file_is_refused_in_one_line(t
     (trained / "nf" / "model.pt").rename(trained / "nf" / "kept.pt")
     for module, words in ((analyses, ["nf", "--quick"]), (evaluate, ["--quick", "--only", "nf"])):
         said = refusal(module, words, capsys)
-        assert "an older version of the code made it: repeat the run with --fresh" in said
+        assert "has no model.pt: repeat the run with --fresh" in said
     (trained / "nf" / "kept.pt").rename(trained / "nf" / "model.pt")

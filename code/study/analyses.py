@@ -218,11 +218,7 @@ def analyse(folder, precise=False):
     more = {registry.FLOW: flow_bits, registry.FAMILY: latent.precise_log_px}.get(run.results["script"])
     if precise and (not more or getattr(model, "autoencoder", False)):
         raise UserError("--precise is for flows and variants of the VAE only")
-    before = registry.read_json(folder / "analyses.json")
-    if not registry.is_analysed(folder):
-        if "test_commit" in before:
-            print(f"{folder.name}: the results of --precise belong to an earlier evaluation and are dropped")
-        before = {}
+    before = registry.read_json(folder / "analyses.json") if registry.is_analysed(folder) else {}
     numbers = {key: value for key, value in before.items() if key.startswith("test_")}
     numbers |= ANALYSES[run.results["script"]](run, title, model, train, val, test)
     if precise:
