@@ -67,8 +67,8 @@ def get_mask():
 class Coupling(nn.Module):
     """Affine coupling layer: keeps the elements where the mask is 1; they determine scale and shift of the others.
 
-    The network reads only the kept elements and has outputs only for the changed ones. Multiplication by the
-    mask would give the same function, but it would compute with zeros and unused outputs."""
+    The network reads only the kept elements and has outputs only for the changed ones. Multiplication by the mask
+    would give the same function, but it would compute with zeros and unused outputs."""
 
     def __init__(self, c_in, mask, n_hidden=1024):
         super().__init__()
